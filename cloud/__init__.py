@@ -1,0 +1,1 @@
+"""Store, releases, bundle server, learning orchestration, terminal. Imports covey only."""

@@ -1,0 +1,1 @@
+"""Releases: registry, TUF repository, bundle server."""

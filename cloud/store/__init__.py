@@ -1,0 +1,1 @@
+"""The store: schema, writer with exactly-once effect, reader."""

@@ -1,0 +1,1 @@
+"""Model slots and updates over the air."""

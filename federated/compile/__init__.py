@@ -1,0 +1,1 @@
+"""From weights to int8 models: one quantiser, two writers."""

@@ -1,0 +1,1 @@
+"""Where the ServerApp/ClientApp pair runs."""

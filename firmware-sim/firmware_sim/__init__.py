@@ -1,0 +1,1 @@
+"""Simulated vehicles, faults and fleets with the truth beside them."""

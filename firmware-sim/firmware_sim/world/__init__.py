@@ -1,0 +1,1 @@
+"""The physics: vehicles, sensors, faults. SI units, seeded, vectorised."""

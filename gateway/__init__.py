@@ -1,0 +1,1 @@
+"""MQTT to Kafka API and back. Keeps no acknowledgement state. Imports covey only."""
