@@ -6,6 +6,7 @@ Models come from the compiler, in bytes, as they come to a device.
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ def graph():
     widths = (12, 6, 12)
     return tuple(
         Dense(rng.standard_normal((b, a)).astype(np.float32), rng.standard_normal(b).astype(np.float32), relu=a == 12)
-        for a, b in zip(widths, widths[1:], strict=False)
+        for a, b in pairwise(widths)
     )
 
 

@@ -19,7 +19,9 @@ def test_gradients_are_those_of_finite_differences():
     rng = np.random.default_rng(1)
     weights = [values.astype(np.float64) for values in dense.init(5, (7, 3, 6), seed=2)]
     for values in weights[1::2]:
-        values += rng.standard_normal(values.shape)  # biases away from 0, so that every ReLU is on one side
+        np.add(
+            values, rng.standard_normal(values.shape), out=values
+        )  # biases away from 0, so that every ReLU is on one side
     x = rng.standard_normal((9, 5))
     slopes = dense.gradients(weights, x)[1]
     step = 1e-6

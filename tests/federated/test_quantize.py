@@ -1,5 +1,7 @@
 """The int8 quantiser against arithmetic done by hand and against bounds derived from its rounding."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def dense(weight, bias, relu=False):
 
 def network(widths, seed):
     rng = np.random.default_rng(seed)
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     return tuple(
         Dense(
             (rng.standard_normal((after, before)) * np.sqrt(2 / before)).astype(np.float32),

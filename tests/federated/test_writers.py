@@ -1,6 +1,7 @@
 """Both writers on every runtime against the integer reference, and the promises about the files themselves."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ SHAPES = {
 
 def network(widths, seed=1):
     rng = np.random.default_rng(seed)
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     return tuple(
         Dense(
             (rng.standard_normal((after, before)) * np.sqrt(2 / before)).astype(np.float32),
