@@ -102,8 +102,9 @@ def test_extreme_rows_load_and_run(name):
         Dense(first, np.array([0.0, 100.0, 0.0], np.float32), relu=True),
         Dense(np.zeros((2, 3), np.float32), np.zeros(2, np.float32)),
     )
-    x = np.array([[1.0, -1.0], [0.5, 0.25]], np.float32)
-    for part in (graph[:1], graph):
+    silent = (Dense(np.ones((1, 2), np.float32), np.zeros(1, np.float32)),)
+    x = np.array([[1.0, -1.0], [0.5, -0.5]], np.float32)
+    for part in (graph[:1], graph, silent):
         qgraph = quantize(part, observe(part, x))
         y = open_runtime(name, written(name, qgraph)).run(x)
         assert (steps_apart(qgraph, y, simulate(qgraph, x)) <= 1).all()
