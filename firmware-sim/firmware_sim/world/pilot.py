@@ -23,13 +23,14 @@ POSITION_P = np.array([2.6, 2.6, 7.0])  # 1/s^2
 POSITION_D = np.array([3.2, 3.2, 5.0])  # 1/s
 POSITION_I = np.array([0.6, 0.6, 2.0])  # 1/s^3
 ATTITUDE_P = 9.0  # 1/s
-YAW_P = 3.0
-RATE_P = np.array([28.0, 28.0, 7.0])  # 1/s, times inertia
-RATE_I = np.array([170.0, 170.0, 14.0])  # 1/s^2, times inertia
+YAW_P = 4.0
+RATE_P = np.array([28.0, 28.0, 12.0])  # 1/s, times inertia
+RATE_I = np.array([170.0, 170.0, 50.0])  # 1/s^2, times inertia
 BASE_THRUST = 1.08  # command over nominal weight in hover; set by hand, as the firmware's own base thrust
 LIFT = (0.55 * q.GRAVITY, 1.25 * q.GRAVITY)  # range of the vertical thrust per mass; the CrazyPAD logs stay inside
 MAX_TILT = 0.35  # rad, as tangent
-MAX_MOMENT = np.array([4e-3, 4e-3, 1.5e-3])  # N m
+MAX_TRIM = 8.0  # rad
+MAX_MOMENT = np.array([4e-3, 4e-3, 3e-3])  # N m
 
 # Thrusts of the rotors for unit total thrust and moments about x, y, z: the inverse of quadrotor.advance's geometry.
 _MIX = np.linalg.inv(np.stack([np.ones(4), q.ROTOR_Y, -q.ROTOR_X, q.SPIN * (q.K_M / q.K_F)]))
@@ -151,8 +152,9 @@ class Pilot:
         wish[:, 1] = ATTITUDE_P * up[:, 0]
         wish[:, 2] = -YAW_P * np.arctan2(attitude[:, 1, 0], attitude[:, 0, 0])
         error = wish - rates
-        self._trim = np.clip(self._trim + error * step_s, -8.0, 8.0)
-        moment = np.clip(q.INERTIA * (RATE_P * error + RATE_I * self._trim), -MAX_MOMENT, MAX_MOMENT)
+        self._trim = np.minimum(np.maximum(self._trim + error * step_s, -MAX_TRIM), MAX_TRIM)
+        moment = q.INERTIA * (RATE_P * error + RATE_I * self._trim)
+        moment = np.minimum(np.maximum(moment, -MAX_MOMENT), MAX_MOMENT)
         wanted = np.concatenate([self._thrust[:, None], moment], axis=1) @ _MIX.T  # (K, 4)
         # Attitude before height, as in the firmware: a rotor at its limit lowers all four instead of losing moment.
         wanted -= np.maximum(wanted.max(axis=1, keepdims=True) - q.FULL_THRUST_N, 0.0)

@@ -50,6 +50,10 @@ _D = ARM_M / np.sqrt(2)
 ROTOR_X = np.array([_D, -_D, -_D, _D])
 ROTOR_Y = np.array([-_D, -_D, _D, _D])
 SPIN = np.array([-1.0, 1.0, -1.0, 1.0])  # sign of the reaction torque about z
+_SUM = np.ones((4, 1))
+_LEVER = np.stack([ROTOR_Y, -ROTOR_X, np.zeros(4)], axis=1)  # thrusts (4) -> moments (3)
+_OFFSET = np.array([[0.0, 1.0], [-1.0, 0.0]])  # centre of mass (x, y) -> moment (x, y) of one newton
+_NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])
 # hat(w) = w @ _HAT: the cross-product matrix as a linear map, (3) -> (3, 3)
 _HAT = np.zeros((3, 9))
 _HAT[0, [5, 7]] = -1, 1
@@ -162,7 +166,7 @@ def firmware_volts(command: Array) -> Array:
 
 def command_for_thrust(thrust_n: Array) -> Array:
     """Command 0..65535 that stands for a thrust of one rotor, N; clipped."""
-    return np.asarray(np.clip(thrust_n * (FULL_COMMAND / FULL_THRUST_N), 0.0, FULL_COMMAND))
+    return np.asarray(np.minimum(np.maximum(thrust_n * (FULL_COMMAND / FULL_THRUST_N), 0.0), FULL_COMMAND))
 
 
 _REFERENCE_SPEED = float(np.sqrt(REFERENCE_THRUST_N / K_F))
@@ -198,29 +202,40 @@ def advance(frame: Airframe, state: State, command: Array, wind: Array, torque: 
     state.rotor += (target - state.rotor) * (step_s / ROTOR_LAG_S)
 
     square = state.rotor * state.rotor  # (K, 4)
-    thrust = K_F * frame.thrust_gain * square
-    total = thrust.sum(axis=1)
-    moment = np.empty_like(state.rates)  # about the centre of mass
-    moment[:, 0] = thrust @ ROTOR_Y - total * frame.centre_m[:, 1]
-    moment[:, 1] = total * frame.centre_m[:, 0] - thrust @ ROTOR_X
-    moment[:, 2] = (K_M * frame.torque_gain * square) @ SPIN + frame.twist_nm
-    moment += torque
+    thrust = (K_F * frame.thrust_gain) * square
+    total = thrust @ _SUM  # (K, 1)
+    moment = thrust @ _LEVER + torque  # about the geometric centre; then about the centre of mass, then the reactions
+    moment[:, :2] += total * (frame.centre_m @ _OFFSET)
+    moment[:, 2] += (K_M * frame.torque_gain * square) @ SPIN + frame.twist_nm
     rates = state.rates
-    rates += step_s * (moment / INERTIA + _GYRO * rates[:, [1, 2, 0]] * rates[:, [2, 0, 1]])
+    rates += step_s * (moment / INERTIA + _GYRO * rates.take(_NEXT, axis=1) * rates.take(_AFTER, axis=1))
 
-    state.force = (state.attitude[:, :, 2] * total[:, None] - DRAG * (state.velocity - wind)) / frame.mass_kg[:, None]
+    state.force = (state.attitude[:, :, 2] * total - DRAG * (state.velocity - wind)) / frame.mass_kg[:, None]
     state.velocity += step_s * state.force
     state.velocity[:, 2] -= step_s * GRAVITY
     state.position_m += step_s * state.velocity
     hat = ((rates * step_s) @ _HAT).reshape(-1, 3, 3)
     turned = state.attitude @ hat
     state.attitude += turned + 0.5 * (turned @ hat)
+    if state.position_m[:, 2].min() <= 0:
+        _stand(state)
+
+
+def is_parked(state: State) -> bool:
+    """Whether all vehicles stand on the floor with rotors as good as still."""
+    return bool(state.rotor.max() < 1.0 and state.position_m[:, 2].max() <= 0.0)
+
+
+def stand_by(frame: Airframe, state: State, step_s: float) -> None:
+    """One step of parked vehicles with motors off: only the battery changes, so the step may be long (0.05 s)."""
+    state.rotor[:] = 0.0
+    _drain(frame, state, state.rotor, step_s)
     _stand(state)
 
 
 def _drain(frame: Airframe, state: State, command: Array, step_s: float) -> None:
     """Battery: duty from the last terminal voltage, current from the rotors, then the new terminal voltage."""
-    state.duty = np.clip(firmware_volts(command) / state.battery_v[:, None], 0.0, 1.0)
+    state.duty = np.minimum(firmware_volts(command) / state.battery_v[:, None], 1.0)  # a command is not negative
     amperes = VOLT_PER_SPEED2 / MOTOR_OHM * frame.torque_gain * state.rotor**2  # (K, 4), of each motor
     state.current_a = (state.duty * amperes).sum(axis=1) + AVIONICS_A
     state.charge -= state.current_a * (step_s / frame.capacity_c)
@@ -232,8 +247,6 @@ def _drain(frame: Airframe, state: State, command: Array, step_s: float) -> None
 def _stand(state: State) -> None:
     """The floor: a vehicle that would sink into it stands level and still."""
     down = (state.position_m[:, 2] <= 0) & (state.velocity[:, 2] <= 0)
-    if not down.any():
-        return
     state.position_m[down, 2] = 0.0
     state.velocity[down] = 0.0
     state.rates[down] = 0.0

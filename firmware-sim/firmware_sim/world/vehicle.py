@@ -168,14 +168,14 @@ class _Air:
         self.imbalance = np.zeros((count, 4))
         charge = np.zeros(count)
         self.phase = np.zeros((count, 4))
-        self.noise = np.empty((rows, count, 18))  # white, one row of the log at a time
+        self.noise = np.empty((rows, count, 18), dtype=np.float32)  # white, one row of the log at a time
         for k, (vehicle, seed) in enumerate(zip(vehicles, flight_seeds, strict=True)):
             built = np.random.default_rng([1, vehicle.seed])
             today = np.random.default_rng([2, vehicle.seed, seed])
             self._build(k, built, today)
             charge[k] = today.uniform(0.45, 0.92)
             self.phase[k] = today.uniform(0, 2 * np.pi, 4)
-            self.noise[:, k] = today.standard_normal((rows, 18))
+            self.noise[:, k] = today.standard_normal((rows, 18), dtype=np.float32)
         self.whole = (self.frame.thrust_gain.copy(), self.frame.torque_gain.copy(), self.imbalance.copy())
         self.state = q.State.at_rest(charge)
         self.pilot = Pilot(count)
@@ -254,6 +254,11 @@ class _Air:
         estimate = state.position_m + sensors.POSITION_NOISE_M * noise[:, 6:9]
         velocity = state.velocity + sensors.VELOCITY_NOISE * noise[:, 9:12]
         self.pilot.steer(setpoint, on, estimate, velocity, self.row_s)
+        if not on and q.is_parked(state):
+            q.stand_by(self.frame, state, self.row_s)
+            for _ in range(self.substeps):
+                self.filter.feed(state.force - _UP)
+            return np.zeros_like(state.rotor)
         rate_noise = sensors.RATE_NOISE * noise[:, 12:15]
         flying = state.position_m[:, 2:] > 0
         wind, torque = self.gust * flying, self.turbulence * flying
