@@ -68,7 +68,9 @@ def test_the_sketch_example_has_the_quantiles_worked_by_hand():
 def test_every_field_of_every_message_is_on_the_page():
     for kind in (*EVENTS.values(), *MESSAGES.values(), wire.Reported, wire.Health, wire.Drift, wire.Scores):
         for field in msgspec.structs.fields(kind):
-            assert re.search(rf"[`.\"]{field.encode_name}[`\"]|`{field.encode_name} ", PAGE), f"{kind.__name__}.{field.name}"
+            assert re.search(rf"[`.\"]{field.encode_name}[`\"]|`{field.encode_name} ", PAGE), (
+                f"{kind.__name__}.{field.name}"
+            )
 
 
 @pytest.mark.parametrize(
