@@ -36,7 +36,7 @@ class Stack:
         self.folder = folder
         self.ports = ports or {name: free_port(HOST) for name in ("mqtt", "kafka", "serve", "health")}
         # One thread a numeric library: many processes share few cores.
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.children = Children(folder / "logs", {**threads, "COVEY_CLOUD_STORE": self.store})
         self.agents: list[str] = []
         self._instance = ""
