@@ -7,9 +7,10 @@ The rotor command is the firmware's 16-bit thrust (0..65535 for 0..60 g of all f
 with a fitted curve and divides by the battery voltage, so a falling battery does not move the command in hover.
 
 Sources: arm, inertia, order of drag and rotor lag: Forster, "System Identification of the Crazyflie 2.0 Nano
-Quadrocopter", ETH Zurich 2015; mass: 27 g bare plus decks, chosen so that the hover command meets CrazyPAD's; k_f, k_m: Panerati et al., gym-pybullet-drones, IROS 2021
-(cf2x: 3.16e-10 N/rpm^2, 7.94e-12 N m/rpm^2); voltage curve: Bitcraze crazyflie-firmware, motors.c; battery: 250 mAh single
-cell LiPo, resistances from the sag of the CrazyPAD flights (Masalimov et al., Data 2024, 9, 79).
+Quadrocopter", ETH Zurich 2015; mass: 27 g bare plus decks, chosen so that the hover command meets CrazyPAD's; k_f and k_m:
+Panerati et al., gym-pybullet-drones, IROS 2021 (cf2x: 3.16e-10 N/rpm^2, 7.94e-12 N m/rpm^2); voltage curve: Bitcraze
+crazyflie-firmware, motors.c; battery: 250 mAh single cell LiPo, resistances from the sag of the CrazyPAD flights (Masalimov
+et al., Data 2024, 9, 79).
 """
 
 from __future__ import annotations
