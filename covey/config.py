@@ -1,0 +1,92 @@
+"""Configuration: a TOML file, then `COVEY_<ROLE>_<KEY>`, then options, into one frozen struct.
+
+Unknown keys are refused, and one message names every bad key. Secrets come by file path only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import msgspec
+
+from covey.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+def load(
+    kind: type[C],
+    role: str,
+    path: Path | None = None,
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> C:
+    """Build a role's configuration.
+
+    Args:
+        kind: frozen msgspec struct with defaults; it may raise ValueError in `__post_init__` for cross-field rules.
+        role: names the environment variables: `COVEY_EDGE_DEVICE` sets `device` of role `edge`.
+        path: TOML file, or None.
+        options: values from the command line; None values are left out.
+        environ: the environment; the process's own by default.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML, keys are unknown, or values are wrong; names each of them.
+    """
+    fields = {f.name: f for f in msgspec.structs.fields(kind)}
+    hints = get_type_hints(kind, include_extras=True)
+    where = str(path) if path is not None else f"{role} configuration"
+    problems: list[str] = []
+    values: dict[str, tuple[object, str]] = {}
+    for key, value in (_read(path) if path is not None else {}).items():
+        if key in fields:
+            values[key] = (value, key)
+        else:
+            problems.append(f"unknown key {key!r}")
+    prefix = f"COVEY_{role.upper()}_"
+    for name, text in sorted((os.environ if environ is None else environ).items()):
+        key = name.removeprefix(prefix).lower()
+        if name.startswith(prefix) and key in fields:
+            values[key] = (text, name)
+        elif name.startswith(prefix):
+            problems.append(f"unknown variable {name}")
+    for key, value in (options or {}).items():
+        if value is not None:
+            values[key] = (value, f"--{key.replace('_', '-')}")
+    ready: dict[str, object] = {}
+    for key, (value, said_by) in values.items():
+        try:
+            # strict=False: environment variables are strings, and "1883" is a port
+            ready[key] = msgspec.convert(value, hints[key], strict=False)
+        except msgspec.ValidationError as error:
+            problems.append(f"{said_by}: {str(error)[:1].lower()}{str(error)[1:]}")
+    missing = [name for name, f in fields.items() if f.required and name not in values]
+    problems += [f"missing key {name!r}" for name in missing]
+    if problems:
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+    try:
+        return kind(**ready)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
