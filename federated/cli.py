@@ -1,7 +1,5 @@
 """`covey federated`: train on the devices of this machine or on files, show a run's rounds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

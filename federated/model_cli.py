@@ -1,7 +1,5 @@
 """`covey model fit`: one federated round over files in this process; each file is a device."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

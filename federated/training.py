@@ -87,12 +87,12 @@ def devices_of_rings(rings: Sequence[str], stack: Path | None) -> dict[str, dict
             raise UsageError(f"{stack}: a stack with agents/*/ring.bin expected, none there")
         found += [(path.parent.name, path) for path in agents]
     devices: dict[str, dict[str, str]] = {}
-    for name, path in found:
-        if not path.is_file():
-            raise UsageError(f"{name}: a ring expected, {path} is no file")
-        if name in devices:
-            raise UsageError(f"{name}: one ring a device expected, two came")
-        devices[name] = {"ring": str(path)}
+    for device, file in found:
+        if not file.is_file():
+            raise UsageError(f"{device}: a ring expected, {file} is no file")
+        if device in devices:
+            raise UsageError(f"{device}: one ring a device expected, two came")
+        devices[device] = {"ring": str(file)}
     return devices
 
 
@@ -122,15 +122,14 @@ def run(
         if strangers:
             raise UsageError(f"--engine local: rings expected, {strangers[0]} is a file: give --engine simulation")
     from federated.engines.home import run_server
+    from federated.engines.local import LocalGrid
+    from federated.engines.simulation import SimulationGrid
 
-    if engine == "local":
-        from federated.engines.local import LocalGrid as Engine
-    else:
-        from federated.engines.simulation import SimulationGrid as Engine
+    grid = LocalGrid(devices, stop) if engine == "local" else SimulationGrid(devices, stop)
     with ExitStack() as stack:
         folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="covey-train-")))
         told = (str(out), str(folder), str(initial) if initial is not None else None)
-        run_server(Engine(devices, stop), Job(plan, *told, resume=resume))
+        run_server(grid, Job(plan, *told, resume=resume))
         return read_report(folder)
 
 
