@@ -221,7 +221,7 @@ class BatchClient(StockClient):
             self._in_packet = fresh
 
 
-def contract_problem() -> str:
+def contract_problem() -> str:  # noqa: PLR0911  # one return per part of the contract
     """What of paho's private parts is not as `BatchClient` needs it; "" when all is well.
 
     Sends a PUBLISH in two pieces and a PINGRESP through a socket pair and reads the PUBACK back.
@@ -248,6 +248,10 @@ def contract_problem() -> str:
         client.puback([7, 8])
         if client.want_write() or theirs.recv(64) != b"\x40\x02\x00\x07\x40\x02\x00\x08":
             return "PUBACKs were not written"
+        theirs.close()
+        client.loop_read()
+        if client.socket() is not None:
+            return "the end of a connection was not seen"
     except Exception as error:  # noqa: BLE001  # whatever another version raises, the answer is the fallback
         return f"{type(error).__name__}: {error}"
     finally:
