@@ -172,8 +172,12 @@ class _Bridge:
 
     def _say_presence(self, *, online: bool) -> None:
         payload = wire.encode(wire.GatewayPresence(online, self.config.name))
-        for shard in self.config.own_shards():
-            self.link.publish(topics.gateway_topic(shard), payload, qos=0, retain=True)
+        shards = self.config.own_shards()
+        for shard in shards:
+            # At the stop the last one is a barrier: its PUBACK says that the broker has read them all. Without it,
+            # closing with unread bytes resets the connection, and the broker forgets what it has not read (seen).
+            qos = 1 if not online and shard == shards[-1] else 0
+            self.link.publish(topics.gateway_topic(shard), payload, qos=qos, retain=True)
 
     def _show(self, now_s: float) -> None:
         gauges = self.counts.gauges

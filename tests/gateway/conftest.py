@@ -234,7 +234,8 @@ class Devices:
             self.received.append((message.topic, message.payload, message.retain))
             if address.kind == "ack":
                 for part in wire.decode(wire.Ack, message.payload).acks:
-                    assert part.outbox == self.outbox
+                    if part.outbox != self.outbox:
+                        continue  # of another run under this name
                     for first, last in part.ranges:
                         self.acked[address.device].update(range(first, last + 1))
 
