@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from covey import topics, wire
 from covey.runtime import poll
+from servers import Iotcore, Kafka, KafkaApi, Mosquitto, Process, Server, Tansu, free_port, unique
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,113 +30,17 @@ _RUN = (
 )
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Child:
-    """A process of ours, ended by its pid."""
-
-    def __init__(self, command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
-        self.log = log
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
-def wait_port(port: int, child: Child, timeout_s: float = 40.0) -> None:
-    def up() -> bool:
-        assert child.process.poll() is None, child.text()[-3000:]
-        with socket.socket() as sock:
-            sock.settimeout(0.5)
-            return sock.connect_ex(("127.0.0.1", port)) == 0
-
-    assert poll(up, timeout_s), child.text()[-3000:]
-
-
-class Mqtt:
-    """iotcore or mosquitto on a port of its own; can be killed and started again."""
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind, self.folder, self.port = kind, folder, free_port()
-        self.start()
-
-    def start(self) -> None:
-        if self.kind == "embedded":
-            command = [sys.executable, "-m", "covey.embedded.mqtt", "--port", str(self.port)]
-        else:
-            conf = self.folder / f"mosquitto-{self.port}.conf"
-            conf.write_text(
-                f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 2000\n"
-                "max_queued_messages 100000\nset_tcp_nodelay true\n"
-            )
-            command = [shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-c", str(conf)]
-        self.child = Child(command, self.folder / f"mqtt-{self.port}.log")
-        wait_port(self.port, self.child)
-
-
-class Kafka:
-    """Tansu or Apache Kafka (KRaft) on a port of its own."""
-
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind, self.port = kind, free_port()
-        if kind == "embedded":
-            command = [sys.executable, "-m", "covey.embedded.kafka", "--port", str(self.port)]
-        else:
-            command = self._apache(folder)
-        self.child = Child(command, folder / f"kafka-{self.port}.log", {"LOG_DIR": str(folder)})
-        wait_port(self.port, self.child)
-
-    def _apache(self, folder: Path) -> list[str]:
-        libs = os.environ.get("COVEY_KAFKA_LIBS", "")
-        if not libs:
-            pytest.skip("COVEY_KAFKA_LIBS names no folder with Apache Kafka's jars")
-        controller, data = free_port(), folder / f"kafka-{self.port}"
-        conf = folder / f"kafka-{self.port}.properties"
-        conf.write_text(
-            f"process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n"
-            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}\ncontroller.listener.names=CONTROLLER\n"
-            f"log.dirs={data}\noffsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
-            "transaction.state.log.min.isr=1\noffsets.topic.num.partitions=4\nauto.create.topics.enable=false\n"
-        )
-        java = ["java", "-Xmx384m", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*"]
-        cluster = str(uuid.uuid4())
-        subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(conf)],
-            check=True,
-            capture_output=True,
-        )
-        return [*java, "kafka.Kafka", str(conf)]
-
-
 class Brokers:
     """One MQTT broker and one Kafka API broker of a kind."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        self.mqtt = Mqtt(kind, folder)
-        self.kafka = Kafka(kind, folder)
+        self.mqtt: Server = (Iotcore if kind == "embedded" else Mosquitto)(folder / "mqtt")
+        self.kafka: KafkaApi = (Tansu if kind == "embedded" else Kafka)(folder / "kafka")
 
     @property
     def bootstrap(self) -> str:
-        return f"127.0.0.1:{self.kafka.port}"
-
-    def end(self) -> None:
-        for child in (self.mqtt.child, self.kafka.child):
-            child.signal(signal.SIGCONT)
-            child.kill()
+        return self.kafka.bootstrap
 
     def produce(self, topic: str, key: str, value: bytes | None) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})
@@ -172,28 +73,24 @@ class Gateway:
     """`covey gateway run` as a process, with its health port."""
 
     def __init__(self, brokers: Brokers, **options: str) -> None:
-        self.brokers, self.options = brokers, options
-        self.name = f"g-{uuid.uuid4().hex[:8]}"
-        self.child: Child | None = None
-
-    def start(self, *, wait: bool = True) -> None:
-        self.health = free_port()
+        self.brokers, self.name, self.health = brokers, unique("g"), free_port()
         arguments = {
-            "mqtt": f"127.0.0.1:{self.brokers.mqtt.port}",
-            "kafka": self.brokers.bootstrap,
-            "kafka-kind": "embedded" if self.brokers.kind == "embedded" else "kafka",
+            "mqtt": f"127.0.0.1:{brokers.mqtt.port}",
+            "kafka": brokers.bootstrap,
+            "kafka-kind": "embedded" if brokers.kind == "embedded" else "kafka",
             "name": self.name,
             "health-port": str(self.health),
-        } | {key.replace("_", "-"): value for key, value in self.options.items()}
+        } | {key.replace("_", "-"): value for key, value in options.items()}
         words = [word for key, value in arguments.items() for word in (f"--{key}", value)]
-        env = {"COVEY_GATEWAY_REPUBLISH_INTERVAL_S": "5", "COVEY_GATEWAY_PARTITIONS": "3"}
-        log = self.brokers.folder / f"gateway-{self.name}.log"
-        self.child = Child([sys.executable, "-c", _RUN, "run", "--die-with-parent", *words], log, env)
-        if wait:
-            assert poll(lambda: bool(self.status().get("ready")), 40.0), self.child.text()[-3000:]
+        env = {**os.environ, "COVEY_GATEWAY_REPUBLISH_INTERVAL_S": "5", "COVEY_GATEWAY_PARTITIONS": "3"}
+        command = [sys.executable, "-c", _RUN, "run", "--die-with-parent", *words]
+        self.process = Process(self.name, command, brokers.folder / f"{self.name}.log", env=env)
+
+    def start(self, *, wait: bool = True) -> Gateway:
+        self.process.start((lambda: bool(self.status().get("ready"))) if wait else (lambda: bool(self.status())), 40.0)
+        return self
 
     def status(self) -> dict[str, Any]:
-        assert self.child.process.poll() is None, self.child.text()[-3000:]
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.health}/healthz", timeout=5) as answer:
                 return json.load(answer)
@@ -289,46 +186,40 @@ class Devices:
 
 @pytest.fixture(scope="session", params=["embedded", "real"])
 def brokers(request, tmp_path_factory):
-    """iotcore and Tansu, or mosquitto and Apache Kafka."""
+    """iotcore and Tansu, or mosquitto and Apache Kafka; our own, because tests pause them."""
     started = Brokers(request.param, tmp_path_factory.mktemp(request.param))
-    yield started
-    started.end()
+    with started.mqtt, started.kafka:
+        yield started
 
 
 @pytest.fixture
 def own_brokers(tmp_path):
     """iotcore and Tansu of this test alone, to be killed."""
     started = Brokers("embedded", tmp_path)
-    yield started
-    started.end()
+    with started.mqtt, started.kafka:
+        yield started
 
 
 @pytest.fixture
-def start(request):
-    """start(brokers, ...) a gateway; start.devices(brokers, names): devices. All end with the test."""
-    children: list[Any] = []
+def start():
+    """start(brokers, ...): a gateway; start.devices(brokers, names): devices. All end with the test."""
+    with ExitStack() as stack:
 
-    def gateway(brokers: Brokers, *, wait: bool = True, **options: str) -> Gateway:
-        made = Gateway(brokers, **options)
-        children.append(made)
-        made.start(wait=wait)
-        return made
+        def gateway(brokers: Brokers, *, wait: bool = True, **options: str) -> Gateway:
+            made = Gateway(brokers, **options)
+            stack.callback(made.process.kill9)
+            return made.start(wait=wait)
 
-    def devices(brokers: Brokers, names: list[str], **options: Any) -> Devices:
-        made = Devices(brokers, names, **options)
-        children.append(made)
-        return made
+        def devices(brokers: Brokers, names: list[str], **options: Any) -> Devices:
+            made = Devices(brokers, names, **options)
+            stack.callback(made.end)
+            return made
 
-    gateway.devices = devices  # type: ignore[attr-defined]
-    yield gateway
-    for made in reversed(children):
-        if isinstance(made, Devices):
-            made.end()
-        elif made.child is not None:
-            made.child.kill()
+        gateway.devices = devices  # type: ignore[attr-defined]
+        yield gateway
 
 
 @pytest.fixture
 def name():
     """A device name of this test alone: brokers are shared."""
-    return f"d-{uuid.uuid4().hex[:8]}"
+    return unique("d")
