@@ -105,7 +105,7 @@ class Admission:
         try:
             return self._judge(device, kind, payload, now_s)
         except WireError as error:
-            return Refused(error.reason, error.detail, device, _own_identity(payload, device), kind)
+            return Refused(error.reason, error.detail, device, own_identity(payload, device), kind)
 
     def _judge(self, device: str, kind: str, payload: bytes, now_s: float) -> Accept:
         if len(payload) > self._max_event_bytes:
@@ -138,7 +138,7 @@ class Admission:
         return Accept(topics.KAFKA_OF_KIND[topics.PRESENCE], device, value, None, topics.PRESENCE)
 
 
-def _own_identity(payload: bytes, device: str) -> wire.Identity | None:
+def own_identity(payload: bytes, device: str) -> wire.Identity | None:
     """The identity in a refused payload, when it is this device's: it is acknowledged, or it would come for ever."""
     try:
         identity = wire.parse_identity(_id_decoder.decode(payload).id)

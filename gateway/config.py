@@ -12,8 +12,6 @@ from covey import topics, wire
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
-# librdkafka's default queue.buffering.max.messages; Receive Maximum must stay well below it.
-KAFKA_QUEUE_MESSAGES = 100_000
 _HOST_PORT = re.compile(r"[^\s:,]+:[0-9]{1,5}")
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}")
 
@@ -35,7 +33,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     max_event_bytes: Annotated[int, Meta(ge=256, le=wire.MAX_EVENT_BYTES)] = wire.MAX_EVENT_BYTES
     rate_events_s: Annotated[float, Meta(gt=0)] = 500.0  # sustained, per device; an agent sends about one
     rate_burst: Annotated[int, Meta(ge=1)] = 20_000  # a backlog after an outage must pass
-    receive_maximum: Annotated[int, Meta(ge=1, le=KAFKA_QUEUE_MESSAGES // 2)] = 2_000  # MQTT 5: unacknowledged at most
+    receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 2_000  # MQTT 5: unacknowledged at most
+    queue_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000  # for Kafka; when full, reading stops
     session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800  # the broker keeps our queue so long
     keepalive_s: Annotated[int, Meta(ge=2, le=3_600)] = 30
     republish_interval_s: Seconds = 60.0  # desired, again: a memory-only broker forgets retained messages
@@ -64,6 +63,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         unknown = [s for s in self.shards or () if s not in topics.SHARDS]
         if unknown or self.shards == ():
             problems.append(f"shards: two hex digits each expected, {', '.join(unknown) or 'none'} given")
+        if self.receive_maximum > self.queue_messages:
+            problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
         if bool(self.mqtt_cert) != bool(self.mqtt_key):
             problems.append("mqtt_cert and mqtt_key: both or neither expected")
         if self.mqtt_cert and not self.mqtt_ca:

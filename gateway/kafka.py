@@ -15,10 +15,11 @@ from confluent_kafka.cimpl import NewTopic
 
 from covey import topics
 from covey.errors import LinkError
-from gateway.config import KAFKA_QUEUE_MESSAGES, GatewayConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.config import GatewayConfig
 
 _ASK_S = 5.0  # a metadata or admin request
 _silent = logging.getLogger("gateway.librdkafka")
@@ -56,7 +57,7 @@ def make_producer(
         "acks": "all",
         "enable.idempotence": True,
         "linger.ms": 0,  # the adaptive tick makes the batches
-        "queue.buffering.max.messages": KAFKA_QUEUE_MESSAGES,
+        "queue.buffering.max.messages": config.queue_messages,
         "message.timeout.ms": 0,
         "statistics.interval.ms": 1_000,
         "stats_cb": on_stats,

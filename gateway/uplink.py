@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from covey import topics
-from gateway.admit import Accept, Admission, Refused, dead_letter
+from gateway.admit import Accept, Admission, Refused, dead_letter, own_identity
 from gateway.kafka import make_producer, told
 
 if TYPE_CHECKING:
@@ -191,7 +191,11 @@ class Uplink:
             self.topics_missing = True
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and record.topic != topics.DEADLETTER:
             # Kafka's own limit is below ours: put the event aside, or it would block its batch for ever
-            refused = Refused("too_large", f"kafka: {told(error)}", record.key, None, "")
+            identity = own_identity(record.value, record.key)
+            if identity in batch.accepted:  # the store will never see it: ours to acknowledge
+                batch.accepted.remove(identity)
+                batch.refused.append(identity)
+            refused = Refused("too_large", f"kafka: {told(error)}", record.key, identity, "")
             self._counts.add("deadletter", label="too_large")
             record = Record(
                 topics.DEADLETTER, record.key, dead_letter(refused, record.topic.encode(), record.value, time.time())

@@ -201,6 +201,44 @@ def test_outages_of_either_broker_are_waited_out(own_brokers, start, name) -> No
     assert gateway.status()["mqtt_connects"] == 2
 
 
+@pytest.mark.slow
+def test_acknowledgements_of_a_lost_connection_are_void_and_the_events_safe(own_brokers, start, name) -> None:
+    brokers = own_brokers
+    gateway = start(brokers)
+    devices = start.devices(brokers, [name])
+    devices.write(name, 10)
+    brokers.kafka.pause()
+    devices.push()
+    assert poll(lambda: gateway.status()["pending"] == 10, 10.0)
+    brokers.mqtt.kill9()
+    brokers.mqtt.start()
+    assert poll(lambda: gateway.status()["mqtt_connects"] == 2, 30.0)
+    brokers.kafka.resume()
+    assert poll(lambda: gateway.status()["pubacks_dropped"] == 10, 30.0)
+    assert gateway.status()["pubacks"] == 0
+    assert gateway.status()["mqtt_connects"] == 2  # no packet id of the old connection disturbed the new one
+    devices.push_until(10, 20.0)  # by resending, if the ack came before the device was back
+
+
+@pytest.mark.slow
+def test_a_killed_kafka_that_comes_back_has_everything(brokers, start, name) -> None:
+    if brokers.kind == "embedded":
+        pytest.skip("Tansu keeps nothing over a kill: ack_after = store is for that")
+    gateway = start(brokers)
+    devices = start.devices(brokers, [name], resend_s=60.0)
+    devices.write(name, 20)
+    devices.push_until(20, 20.0)
+    brokers.kafka.kill9()
+    devices.write(name, 30)
+    devices.push()
+    assert poll(lambda: gateway.status()["pending"] == 30, 10.0)
+    brokers.kafka.start()
+    devices.push_until(50, 60.0)
+    with brokers.reader(topics.STATUS) as read:
+        assert poll(lambda: _firsts(_identities(read(), name)) == list(range(1, 51)), 20.0)
+    assert gateway.status()["producer_rebuilds"] == 0
+
+
 def test_a_gateway_that_starts_before_its_brokers_waits_for_them(own_brokers, start, name) -> None:
     own_brokers.mqtt.kill9()
     gateway = start(own_brokers, wait=False)
