@@ -6,6 +6,7 @@ Knows nothing of Kafka; decides nothing about messages.
 
 from __future__ import annotations
 
+import hashlib
 import select
 import ssl
 import time
@@ -76,7 +77,7 @@ class Link:
             LinkError: the broker cannot be reached.
         """
         self._drop("new connection")
-        client = self._make(f"covey-gateway-{self._config.name}")
+        client = self._make(client_id(self._config))
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -225,6 +226,17 @@ class Link:
         self._down = self._down or f"connection ended by the {by}: {str(reason).lower()}"
         if "taken over" in self._down:
             self._down += f" (is another gateway named {self._config.name!r} running?)"
+
+
+def client_id(config: GatewayConfig) -> str:
+    """Stable over restarts, so that the broker's session is found again; another one for other shards.
+
+    A resumed session keeps its old subscriptions: with the same id a gateway would go on receiving shards it gave up.
+    """
+    name = f"covey-gateway-{config.name}"
+    if config.shards is None:
+        return name
+    return f"{name}-{hashlib.sha256(' '.join(sorted(config.shards)).encode()).hexdigest()[:8]}"
 
 
 def tls_context(config: GatewayConfig) -> ssl.SSLContext | None:

@@ -3,12 +3,16 @@
 import base64
 import json
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 
 import pytest
 
 from covey import topics, wire
 from covey.runtime import poll
+from servers import free_port, unique
 
 pytestmark = pytest.mark.broker
 
@@ -178,6 +182,53 @@ def test_device_presence_becomes_an_event_with_the_will_of_a_dropped_device(brok
             return [e["data"]["online"] for e in mine if e["type"] == "covey.presence.v1"]
 
         assert poll(lambda: events() == [True], 20.0)
+
+
+def _command(*words):
+    code = "import sys\nfrom covey.cli import one_line\nfrom gateway.cli import app\nwith one_line():\n"
+    code += "    sys.exit(app(sys.argv[1:], standalone_mode=False))"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_status_and_check_say_what_is_there(brokers, start) -> None:
+    gateway = start(brokers)
+    code, out, _ = _command("status", "--health-port", str(gateway.health), "--json")
+    assert (code, json.loads(out)["gateway"]) == (0, gateway.name)
+    where = ("--mqtt", f"127.0.0.1:{brokers.mqtt.port}", "--kafka", brokers.bootstrap)
+    code, out, _ = _command("check", *where, "--json")
+    found = {f["what"]: f for f in json.loads(out)}
+    assert code == 0
+    assert found["receiver"]["detail"] == "in batches"
+    assert found["topics"]["detail"].startswith("12 there")
+    code, out, _ = _command("check", "--mqtt", f"127.0.0.1:{free_port()}", "--kafka", brokers.bootstrap)
+    assert code == 1
+    assert "FAIL mqtt" in out
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.health}/metrics", timeout=5) as answer:
+        assert b"covey_gateway_mqtt_connected 1\n" in answer.read()
+    code, _, err = _command("status", "--health-port", str(free_port()))
+    assert (code, err.count("\n")) == (1, 1)
+    code, _, err = _command("run", "--mqtt", "nohost", "--ack-after", "never")
+    assert code == 2
+    assert "--ack-after" in err
+
+
+def test_a_gateway_of_some_shards_leaves_the_others_alone(brokers, start) -> None:
+    names = [unique("s") for _ in range(40)]
+    mine = {topics.shard(n) for n in names[:20]}
+    inside = [n for n in names if topics.shard(n) in mine]
+    outside = [n for n in names if topics.shard(n) not in mine]
+    config = brokers.folder / f"{names[0]}.toml"
+    config.write_text(f"shards = {json.dumps(sorted(mine))}\n")
+    gateway = start(brokers, config=str(config))
+    devices = start.devices(brokers, names)
+    for n in names:
+        devices.write(n, 1)
+        brokers.produce(topics.DESIRED, n, _desired(n, 1))
+    devices.push_until(len(inside), 20.0)
+    assert poll(lambda: all(devices.of_kind(n, "desired") for n in inside), 20.0)
+    assert not any(devices.acked[n] or devices.of_kind(n, "desired") for n in outside)
+    assert gateway.status()["desired_known"] == len(inside)
 
 
 @pytest.mark.slow
