@@ -13,6 +13,7 @@ import msgspec
 
 from covey import topics, wire
 from covey.errors import WireError
+from covey.sketch import Sketch
 
 
 class Accept(NamedTuple):
@@ -119,7 +120,9 @@ class Admission:
             raise WireError("topic_mismatch", f"device {device} expected by the topic, {identity.device} received")
         if event.type != wire.TYPE_OF_KIND[kind] and event.type in wire.DATA_OF_TYPE:
             raise WireError("topic_mismatch", f"type of {kind} expected by the topic, {event.type} received")
-        wire.decode_data(event)
+        data = wire.decode_data(event)
+        if isinstance(data, wire.Summary):
+            Sketch.from_wire(data.score.sketch)  # or the store would have to refuse it
         return Accept(topics.KAFKA_OF_KIND[kind], device, payload, identity, kind)
 
     def _presence_event(self, device: str, payload: bytes, now_s: float) -> Accept:
