@@ -48,7 +48,7 @@ app = typer.Typer(
 )
 
 
-def _say_version(value: bool) -> None:  # noqa: FBT001  # typer calls it by position
+def _say_version(value: bool) -> None:  # typer calls it by position
     if value:
         typer.echo(f"covey {version('covey')}")
         raise typer.Exit
@@ -71,9 +71,7 @@ def build() -> typer.Typer:
     stack_cli.register(app)
     for point in sorted(entry_points(group="covey.commands"), key=lambda p: p.name):
         app.add_typer(point.load(), name=point.name)
-    model = typer.Typer(
-        help="Models on files: fit, score, show, check.", no_args_is_help=True, rich_markup_mode=None
-    )
+    model = typer.Typer(help="Models on files: fit, score, show, check.", no_args_is_help=True, rich_markup_mode=None)
     for point in sorted(entry_points(group="covey.commands.model"), key=lambda p: p.name):
         model.registered_commands.extend(point.load().registered_commands)
     app.add_typer(model, name="model")

@@ -39,7 +39,7 @@ class ConfigError(UsageError):
     """A configuration file, variable or option is wrong; the message names every bad key."""
 
 
-class MissingExtra(UsageError):  # noqa: N818  # states a fact
+class MissingExtra(UsageError):  # states a fact
     """A role's libraries are not installed."""
 
     def __init__(self, extra: str, module: str) -> None:

@@ -76,7 +76,9 @@ class Backoff:
         self._tries = 0
 
 
-def poll(predicate: Callable[[], bool], timeout_s: float, stop: threading.Event | None = None, step_s: float = 0.05) -> bool:
+def poll(
+    predicate: Callable[[], bool], timeout_s: float, stop: threading.Event | None = None, step_s: float = 0.05
+) -> bool:
     """Wait until `predicate()`; False when the time is up or `stop` is set."""
     deadline = time.monotonic() + timeout_s
     while not predicate():

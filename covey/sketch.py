@@ -79,7 +79,7 @@ class Sketch:
         if seen > rank or not self.bins:
             return 0.0
         index = 0
-        for index in sorted(self.bins):  # noqa: B007  # the last index is the answer past the end
+        for index in sorted(self.bins):  # past the end, the last index is the answer
             seen += self.bins[index]
             if seen > rank:
                 break

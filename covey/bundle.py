@@ -1,0 +1,295 @@
+"""The bundle: one int8 model with all that is needed to run and check it, in one stored ZIP with a manifest.
+
+A bundle is immutable: its digest (sha256 of the file) is its name. Reading refuses anything that writing would not
+have produced byte for byte, so one flipped bit anywhere is an error. What a device adds from its own data
+(`Calibration`) lies beside it, keyed by that digest. Stdlib and msgspec only: no array is decoded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from covey.errors import BundleError, DigestMismatch
+from covey.runtime import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = "covey-bundle/1"
+CALIBRATION_FORMAT = "covey-calibration/1"
+MANIFEST = "manifest.json"
+MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+
+# Names of the files in a bundle. Arrays are float32, little endian, row by row.
+MODEL_OF_RUNTIME = {"onnx": "model.onnx", "litert": "model.tflite", "tflite": "model.tflite"}
+GOLDEN_INPUT = "golden/input.f32"  # (golden.windows, model.inputs)
+STATE = "state.npz"  # what the next federated round starts from; devices do not read it
+
+
+def golden_output(runtime: str) -> str:
+    """Name of the file with a runtime's golden outputs, (golden.windows, model.outputs)."""
+    return f"golden/{runtime}.f32"
+
+
+Width = Annotated[int, Meta(ge=1, le=65_536)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Features(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py.
+
+    `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust corrected for
+    battery, log standard deviations and means of three accelerations; windows with a motor at rest are left out.
+    """
+
+    kind: Literal["lag", "drone"]
+    airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
+    settle_s: float = 0.0  # drone: seconds after take-off that are left out
+
+
+class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model looks at."""
+
+    channels: Annotated[list[str], Meta(min_length=1, max_length=1024)]
+    rate_hz: Positive  # 1.0: rows without a clock
+    window: Width  # T, samples
+    hop: Width  # samples between two windows
+    features: Features
+
+
+class Defaults(Struct, frozen=True, forbid_unknown_fields=True):
+    """Group defaults; a device's calibration replaces them. z = clip((phi - center) / scale, -clip, clip)."""
+
+    center: list[float]  # D
+    scale: list[Positive]  # D
+    clip: Positive
+    spread: list[Positive]  # D: usual size of a feature's smoothed |z| (project) or |residual| (reconstruct)
+    thresholds: dict[str, Positive]  # per runtime
+    reference: dict[str, list[list[int]]]  # per runtime: sketch of scores of normal windows
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True):
+    """Shape and meaning of the network.
+
+    `project`: y = f(z), score = mean y^2. `reconstruct`: z' = f(z), score = mean (z - z')^2; K = D.
+    """
+
+    kind: Literal["project", "reconstruct"]
+    inputs: Width  # D
+    outputs: Width  # K
+
+
+class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
+    """From a window's score to an alarm."""
+
+    smoothing: Annotated[float, Meta(gt=0, le=1)]  # weight of the newest window in the EWMA; 1: none
+    quantile: Annotated[float, Meta(gt=0, lt=1)]  # threshold = factor * this quantile of normal scores
+    factor: Positive
+    begin_windows: Width  # consecutive windows above the threshold that begin an alarm
+    end_windows: Width  # consecutive windows below it that end one
+    commission_windows: Width  # normal windows a device needs before it calibrates
+    attribution: Literal["channel", "rotor"]  # rotor: the motor whose ratio rose most names the cause
+    channel_of_feature: list[int]  # D: index into inputs.channels
+
+
+class Golden(Struct, frozen=True, forbid_unknown_fields=True):
+    """Synthetic inputs and what each runtime makes of them."""
+
+    windows: Width
+    tolerance: dict[str, Positive]  # per runtime: greatest |difference| of one output
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the bundle."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Meta(ge=0, le=MAX_BUNDLE_BYTES)]
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """manifest.json."""
+
+    format: Literal["covey-bundle/1"]
+    family: Annotated[str, Meta(max_length=64)]
+    group: Annotated[str, Meta(max_length=64)]
+    made: str  # RFC 3339
+    made_by: str  # covey's version
+    inputs: Inputs
+    defaults: Defaults
+    model: Model
+    scoring: Scoring
+    golden: Golden
+    evidence: dict[str, float]  # figures of the gates this bundle passed, by name
+    files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        """Check the shapes against each other."""
+        d = self.model.inputs
+        rows: dict[str, list[float] | list[int]] = {
+            "defaults.center": self.defaults.center,
+            "defaults.scale": self.defaults.scale,
+            "defaults.spread": self.defaults.spread,
+            "scoring.channel_of_feature": self.scoring.channel_of_feature,
+        }
+        wrong = [f"{name}: {d} values expected, {len(row)} found" for name, row in rows.items() if len(row) != d]
+        if self.model.kind == "reconstruct" and self.model.outputs != d:
+            wrong.append(f"model.outputs: {d} expected, {self.model.outputs} found")
+        if any(not 0 <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
+            wrong.append("scoring.channel_of_feature: index outside inputs.channels")
+        expected = {"lag": self.inputs.window * len(self.inputs.channels), "drone": 11}[self.inputs.features.kind]
+        if d != expected:
+            wrong.append(f"model.inputs: {expected} expected for features {self.inputs.features.kind}, {d} found")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+
+class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device adds to a bundle from its own ring; never leaves it. One JSON file per bundle digest."""
+
+    format: Literal["covey-calibration/1"]
+    bundle: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    made: str  # RFC 3339, device clock
+    windows: int  # windows of the ring it rests on
+    flights: int
+    center: list[float]  # D
+    scale: list[Positive]  # D
+    spread: list[Positive]  # D
+    thresholds: dict[str, Positive]  # per runtime
+    reference: dict[str, list[list[int]]]  # per runtime: sketch
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and whose digests hold."""
+
+    manifest: Manifest
+    digest: str  # sha256 of the bundle's bytes
+    size_bytes: int
+    files: dict[str, bytes]
+
+    def model(self, runtime: str) -> bytes:
+        """Bytes of the model that a runtime loads."""
+        name = MODEL_OF_RUNTIME[runtime]
+        if name not in self.files:
+            raise BundleError(f"bundle {self.digest[:12]}: {name} for runtime {runtime} expected, not there")
+        return self.files[name]
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def pack(manifest: Manifest, files: dict[str, bytes]) -> bytes:
+    """The bytes of a bundle; the same content gives the same bytes.
+
+    Args:
+        manifest: its `files` are replaced by those given.
+        files: name -> content.
+    """
+    entries = {name: FileEntry(sha256(files[name]), len(files[name])) for name in sorted(files)}
+    whole = msgspec.structs.replace(manifest, files=entries)
+    return _zip(msgspec.json.encode(whole), files)
+
+
+def write_bundle(path: Path, manifest: Manifest, files: dict[str, bytes]) -> str:
+    """Write a bundle whole and return its digest."""
+    content = pack(manifest, files)
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{path}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
+    write_whole(path, content)
+    return sha256(content)
+
+
+def read_bundle(path: Path, expected_digest: str | None = None) -> Bundle:
+    """Read a bundle and check everything that can be checked without running it.
+
+    Raises:
+        BundleError: missing, too large, not a bundle, or a digest inside it does not hold.
+        DigestMismatch: the file is not the one expected.
+    """
+    try:
+        if path.stat().st_size > MAX_BUNDLE_BYTES:
+            raise BundleError(f"{path}: at most {MAX_BUNDLE_BYTES} bytes expected, {path.stat().st_size} found")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: a bundle expected, cannot be read: {error.strerror}") from error
+    return unpack(content, str(path), expected_digest)
+
+
+def unpack(content: bytes, name: str, expected_digest: str | None = None) -> Bundle:
+    """`read_bundle` on bytes; `name` is for messages."""
+    digest = sha256(content)
+    if expected_digest is not None and digest != expected_digest:
+        raise DigestMismatch(name, expected_digest, digest)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+            if sum(sizes.values()) > MAX_BUNDLE_BYTES or sizes.get(MANIFEST, 0) > MAX_MANIFEST_BYTES:
+                raise BundleError(f"{name}: files larger than a bundle may be")
+            raw = archive.read(MANIFEST)
+            files = {n: archive.read(n) for n in sizes if n != MANIFEST}
+    except BundleError:
+        raise
+    except Exception as error:  # zipfile raises half a dozen kinds on damaged input
+        raise BundleError(f"{name}: a bundle expected, not a whole ZIP of one: {error}") from error
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name}: {MANIFEST}: {error}") from error
+    for missing in sorted(manifest.files.keys() ^ files.keys()):
+        raise BundleError(f"{name}: {missing}: in the manifest or in the archive only")
+    for file, entry in manifest.files.items():
+        found = sha256(files[file])
+        if found != entry.sha256:
+            raise DigestMismatch(f"{name}: {file}", entry.sha256, found)
+    if _zip(raw, files) != content:
+        raise BundleError(f"{name}: damaged: its bytes are not those that were written")
+    return Bundle(manifest, digest, len(content), files)
+
+
+def write_calibration(folder: Path, calibration: Calibration) -> Path:
+    """Write `<folder>/<bundle digest>.json`, private, whole."""
+    path = folder / f"{calibration.bundle}.json"
+    write_whole(path, msgspec.json.encode(calibration), mode=0o600)
+    return path
+
+
+def read_calibration(folder: Path, manifest: Manifest, digest: str) -> Calibration | None:
+    """The calibration for a bundle, or None when there is none.
+
+    Raises:
+        BundleError: it is damaged or of another bundle.
+    """
+    path = folder / f"{digest}.json"
+    try:
+        calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: a calibration expected: {error}") from error
+    d = manifest.model.inputs
+    if calibration.bundle != digest or any(
+        len(r) != d for r in (calibration.center, calibration.scale, calibration.spread)
+    ):
+        raise BundleError(f"{path}: a calibration of bundle {digest[:12]} with {d} features expected")
+    return calibration
+
+
+def _zip(raw_manifest: bytes, files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in [(MANIFEST, raw_manifest), *sorted(files.items())]:
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # ZIP's epoch: no clock in the bytes
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)
+    return buffer.getvalue()

@@ -1,0 +1,212 @@
+"""From samples to windows to feature vectors; pure NumPy, the same code on the device, in the fit and in the learner.
+
+A window is causal: it ends with the newest sample it knows. No window spans a gap. What a feature means is said in
+docs/protocol.md beside the bundle's `features`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from covey.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from covey.bundle import Inputs
+    from edge.sources import Recording
+
+# Roles of the eight channels of `drone` features, in this order in a bundle's `inputs.channels`.
+DRONE_CHANNELS = (
+    "motor.m1",
+    "motor.m2",
+    "motor.m3",
+    "motor.m4",
+    "pm.vbatMV",
+    "stateEstimate.ax",
+    "stateEstimate.ay",
+    "stateEstimate.az",
+)
+# Feature -> channel: four ratios, thrust (told by the battery's channel), log std and means of the accelerations.
+DRONE_CHANNEL_OF_FEATURE = (0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7)
+_FULL_COMMAND = 65_535.0  # Crazyflie motor command at full power
+_STD_FLOOR = 1e-3  # in the accelerations' unit: below it a sensor's own noise rules
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one device in order of time.
+
+    Attributes:
+        samples: (N, T, C) float32.
+        end_row: (N,) int64: row of the newest sample of each window in its recording.
+        flight: (N,) int64: windows of one contiguous stretch share it; a new one resets smoothing.
+        start_s: (N,) float64: device clock of the oldest sample.
+    """
+
+    samples: NDArray[np.float32]
+    end_row: NDArray[np.int64]
+    flight: NDArray[np.int64]
+    start_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def pick_channels(recording: Recording, channels: Iterable[str]) -> NDArray[np.float32]:
+    """(N, C) samples of the named channels, in that order.
+
+    Raises:
+        DataError: a channel is missing; names it and what there is.
+    """
+    wanted = list(channels)
+    missing = [c for c in wanted if c not in recording.channels]
+    if missing:
+        raise DataError(
+            f"{recording.name}: channels {', '.join(wanted)} expected, {', '.join(missing)} missing "
+            f"(found: {', '.join(recording.channels)})"
+        )
+    return recording.samples[:, [recording.channels.index(c) for c in wanted]]
+
+
+def cut(recording: Recording, inputs: Inputs) -> Windows:
+    """All windows of a recording, gated as the bundle's features say.
+
+    Raises:
+        DataError: a channel is missing, or the rate differs by more than 5 %.
+    """
+    if abs(recording.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
+        raise DataError(f"{recording.name}: {inputs.rate_hz:g} samples/s expected, {recording.rate_hz:g} found")
+    samples = pick_channels(recording, inputs.channels)
+    parts: list[Windows] = []
+    flight = 0
+    for start, stop in recording.segments or ((0, len(samples)),):
+        cutter = Cutter(inputs)
+        part = cutter.push(samples[start:stop], recording.start_s + start / recording.rate_hz)
+        parts.append(
+            Windows(part.samples, part.end_row + start, part.flight + flight, part.start_s),
+        )
+        flight += 1 + (int(part.flight[-1]) if len(part) else 0)
+    return join(parts, inputs)
+
+
+def join(parts: list[Windows], inputs: Inputs) -> Windows:
+    """Concatenate windows; their flights must already differ where they should."""
+    if not parts:
+        shape = (0, inputs.window, len(inputs.channels))
+        return Windows(np.empty(shape, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    return Windows(
+        np.concatenate([p.samples for p in parts]),
+        np.concatenate([p.end_row for p in parts]),
+        np.concatenate([p.flight for p in parts]),
+        np.concatenate([p.start_s for p in parts]),
+    )
+
+
+class Cutter:
+    """Cuts a live stream of samples into windows; pushing in any portions gives the same windows.
+
+    Gate of `drone` features: a window counts when every sample in it is airborne (mean motor command above
+    `airborne_above`) and take-off lies `settle_s` behind its first sample. Each take-off begins a new flight.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._drone = inputs.features.kind == "drone"
+        self._settle = round(inputs.features.settle_s * inputs.rate_hz) if self._drone else 0
+        self._rows = np.empty((0, len(inputs.channels)), np.float32)  # samples not yet behind every window
+        self._first = 0  # row number of self._rows[0] since the stream's start
+        self._next = 0  # row at which the next window starts
+        self._airborne_since: int | None = None if self._drone else 0
+        self._judged = 0  # rows whose airborne state is known
+        self._flight = -1 if self._drone else 0
+
+    def gap(self) -> None:
+        """Samples are missing here: what comes next is a new flight."""
+        self._first += len(self._rows)
+        self._rows = self._rows[:0]
+        self._next = self._judged = self._first
+        self._airborne_since = None if self._drone else self._first
+        if not self._drone:
+            self._flight += 1
+
+    def push(self, samples: NDArray[np.float32], start_s: float) -> Windows:
+        """Add samples (n, C), the first of them at `start_s`; returns the windows they complete."""
+        base = self._first + len(self._rows)
+        self._rows = np.concatenate([self._rows, np.asarray(samples, np.float32)])
+        starts: list[tuple[int, int]] = []
+        if self._drone:
+            self._judge(starts)
+        else:
+            self._take(starts, self._first + len(self._rows))
+        rows = [row for row, _ in starts]
+        t, hop_rows = self._inputs.window, np.arange(self._inputs.window)
+        index = np.asarray(rows, np.int64).reshape(-1, 1) - self._first + hop_rows
+        windows = Windows(
+            self._rows[index] if rows else np.empty((0, t, self._rows.shape[1]), np.float32),
+            np.asarray(rows, np.int64) + t - 1,
+            np.asarray([flight for _, flight in starts], np.int64),
+            start_s + (np.asarray(rows, np.float64) - base) / self._inputs.rate_hz,
+        )
+        keep_from = max(self._first, min(self._next, self._judged if self._drone else self._next))
+        keep_from = min(keep_from, self._first + len(self._rows))
+        self._rows = self._rows[keep_from - self._first :]
+        self._first = keep_from
+        return windows
+
+    def _take(self, starts: list[tuple[int, int]], stop: int) -> None:
+        while self._next + self._inputs.window <= stop:
+            starts.append((self._next, self._flight))
+            self._next += self._inputs.hop
+
+    def _judge(self, starts: list[tuple[int, int]]) -> None:
+        end = self._first + len(self._rows)
+        fresh = self._rows[self._judged - self._first :]
+        airborne = fresh[:, :4].mean(axis=1) > self._inputs.features.airborne_above
+        row = self._judged
+        for up in airborne:
+            if up and self._airborne_since is None:
+                self._airborne_since = row
+                self._flight += 1
+                self._next = row + self._settle
+            elif not up and self._airborne_since is not None:
+                self._take(starts, row)
+                self._airborne_since = None
+            row += 1
+        self._judged = end
+        if self._airborne_since is None:
+            self._next = end
+        else:
+            self._take(starts, end)
+
+
+def features(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:
+    """(N, T, C) windows -> (N, D) feature vectors, not yet normalised."""
+    if inputs.features.kind == "lag":
+        return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), -1)
+    return _drone(samples)
+
+
+def _drone(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    motors = samples[:, :, :4].astype(np.float64)  # (N, T, 4)
+    volts = samples[:, :, 4].astype(np.float64) / 1000.0  # (N, T)
+    acceleration = samples[:, :, 5:8].astype(np.float64)  # (N, T, 3)
+    mean = motors.mean(axis=1)  # (N, 4)
+    ratio = mean / mean.mean(axis=1, keepdims=True) - 1.0
+    # A motor's thrust goes with the square of the voltage on it: command / full * battery.
+    thrust = ((motors / _FULL_COMMAND * volts[:, :, None]) ** 2).sum(axis=2).mean(axis=1)
+    return np.concatenate(
+        [
+            ratio,
+            np.log(np.maximum(thrust, 1e-9))[:, None],
+            np.log(acceleration.std(axis=1) + _STD_FLOOR),
+            acceleration.mean(axis=1),
+        ],
+        axis=1,
+        dtype=np.float32,
+    )

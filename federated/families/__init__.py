@@ -1,0 +1,1 @@
+"""Model families: fit locally, update, merge, compile. One file a family."""
