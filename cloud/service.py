@@ -18,6 +18,9 @@ from covey.errors import StoreError
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Engine
 
     from cloud.config import CloudConfig
 
@@ -55,8 +58,29 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
             now = time.monotonic()
             if now >= publish_at:
                 publish_at = now + PUBLISH_S
-                _say(engine_step=lambda: _wants(engine, config, publisher))
+                _patiently(lambda: _say_what_is_wanted(engine, config, publisher))
             if now >= refresh_at:
                 refresh_at = now + REFRESH_S
-                _say(engine_step=lambda: _renew(repository))
+                _patiently(lambda: _renew(repository))
     _log.info("stopped")
+
+
+def _say_what_is_wanted(engine: Engine, config: CloudConfig, publisher: Publisher) -> None:
+    new = desired.adopt(engine, config.base_url)
+    if new:
+        _log.info("new devices given their group's release: %s", ", ".join(new))
+    publisher.step()
+
+
+def _renew(repository: Repository) -> None:
+    renewed = repository.refresh()
+    if renewed:
+        _log.info("signed again before expiry: %s", ", ".join(renewed))
+
+
+def _patiently(step: Callable[[], None]) -> None:
+    """Do a step whose next turn comes by itself: a store that refuses now is an outage, not the end."""
+    try:
+        step()
+    except StoreError as error:
+        _log.warning("%s; trying again", error)

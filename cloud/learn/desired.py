@@ -143,9 +143,7 @@ def _record(connection: Connection, release: Release, *, wide: bool) -> None:
     table = schema.releases
     statement = schema.insert(connection, table).values({**msgspec.structs.asdict(release), "wide": wide})
     if wide:
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["group", "number"], set_={"wide": wide})
-        )
+        connection.execute(statement.on_conflict_do_update(index_elements=["group", "number"], set_={"wide": wide}))
     else:
         connection.execute(statement.on_conflict_do_nothing())
 

@@ -69,7 +69,11 @@ def find(root: Path, target: str) -> Path | None:
     """The regular file that a request target names below `root`; None for anything else."""
     path = unquote(urlsplit(target).path)
     parts = path.split("/")[1:]
-    if not path.startswith("/") or any(part in ("", ".", "..") or part.startswith(".") for part in parts) or "\0" in path:
+    if (
+        not path.startswith("/")
+        or any(part in ("", ".", "..") or part.startswith(".") for part in parts)
+        or "\0" in path
+    ):
         return None
     try:
         found = root.joinpath(*parts).resolve(strict=True)
@@ -92,11 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.request.do_handshake()
         super().setup()
 
-    def do_GET(self) -> None:  # noqa: N802  # the library's name
+    def do_GET(self) -> None:
         """Send a file, or a part of it."""
         self._answer(body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802  # the library's name
+    def do_HEAD(self) -> None:
         """What GET would say, without the file."""
         self._answer(body=False)
 

@@ -60,7 +60,7 @@ class Intake:
         """Read and store one batch; None when nothing came. Waits at most a batch's time, or a backoff."""
         try:
             reader = self._connected()
-        except LinkError as error:
+        except (LinkError, StoreError) as error:
             _log.warning("%s; trying again", error)
             self._stop.wait(self._backoff.next_s())
             return None
@@ -121,7 +121,7 @@ class Intake:
                 received = [one for one in decoded if isinstance(one, Received)]
                 refused = [one for one in decoded if isinstance(one, Refused)]
                 return write_batch(self._engine, self._broker, offsets, received, refused)
-            except StoreRefusesError as error:  # noqa: PERF203  # a loop of tries
+            except StoreRefusesError as error:
                 _log.warning("%s; trying the batch's messages one by one", error)
                 if single:  # another process wrote the same rows between our two tries
                     self._stop.wait(backoff.next_s())
