@@ -1,0 +1,33 @@
+# make demo | test | check | lock        ARGS="..." goes to the command: make test ARGS="tests/edge -x"
+.POSIX:
+.PHONY: help demo test check lock
+
+help:
+	@echo 'make demo    the whole loop on this machine       ARGS="--json"'
+	@echo 'make test    the tests, with real servers         ARGS="tests/edge"'
+	@echo 'make check   ruff, mypy, import rules'
+	@echo 'make lock    write constraints.txt anew'
+
+demo:
+	@scripts/setup demo
+	@.venv/bin/covey demo $(ARGS)
+
+test:
+	@scripts/setup dev
+	@scripts/servers
+	@.venv/bin/python -m pytest $(ARGS)
+
+check:
+	@scripts/setup dev
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py
+	@.venv/bin/lint-imports --no-logo
+
+# One file for every Python from 3.11 on: what differs carries a marker.
+lock:
+	@scripts/setup dev
+	@.venv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev \
+		--no-annotate --no-header pyproject.toml -o .venv/constraints.txt
+	@sed -i '/^[a-z]/d' constraints.txt && cat .venv/constraints.txt >>constraints.txt

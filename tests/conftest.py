@@ -1,0 +1,79 @@
+"""Fixtures for every test: brokers that live as long as the session, and factories for those that a test kills.
+
+Session brokers are shared: topics and client ids come from `servers.unique`, and nobody kills or pauses them.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from servers import Iotcore, Kafka, Mosquitto, Tansu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class MosquittoFactory(Protocol):
+    """Starts a broker that the test may kill; it is stopped after the test."""
+
+    def __call__(self, config: str = Mosquitto.DEFAULT, port: int | None = None) -> Mosquitto: ...
+
+
+class KafkaFactory(Protocol):
+    """Starts a broker that the test may kill; it is stopped after the test."""
+
+    def __call__(self, config: dict[str, str] | None = None, port: int | None = None) -> Kafka: ...
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    with Kafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def iotcore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iotcore]:
+    with Iotcore(tmp_path_factory.mktemp("iotcore")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
+    with Tansu(tmp_path_factory.mktemp("tansu")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def mosquitto_factory(tmp_path: Path) -> Iterator[MosquittoFactory]:
+    with ExitStack() as stack:
+        started: list[Mosquitto] = []
+
+        def start(config: str = Mosquitto.DEFAULT, port: int | None = None) -> Mosquitto:
+            broker = Mosquitto(tmp_path / f"mosquitto-{len(started)}", config, port)
+            started.append(stack.enter_context(broker))
+            return broker
+
+        yield start
+
+
+@pytest.fixture
+def kafka_factory(tmp_path: Path) -> Iterator[KafkaFactory]:
+    with ExitStack() as stack:
+        started: list[Kafka] = []
+
+        def start(config: dict[str, str] | None = None, port: int | None = None) -> Kafka:
+            broker = Kafka(tmp_path / f"kafka-{len(started)}", port, config)
+            started.append(stack.enter_context(broker))
+            return broker
+
+        yield start

