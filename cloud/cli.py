@@ -39,7 +39,7 @@ Check = Annotated[bool, typer.Option("--check", help="Check the configuration an
 def run(
     config: ConfigFile = None,
     kafka: Annotated[str | None, typer.Option("--kafka", help="Bootstrap servers of the Kafka API.")] = None,
-    kafka_kind: Annotated[str | None, typer.Option("--kafka-kind", help="kafka or tansu.")] = None,
+    kafka_kind: Annotated[str | None, typer.Option("--kafka-kind", help="kafka or embedded.")] = None,
     broker_instance: Annotated[
         str | None,
         typer.Option("--broker-instance", help="New word at each start of a broker that forgets; else leave it out."),

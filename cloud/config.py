@@ -20,7 +20,7 @@ class CloudConfig(Struct, frozen=True):
     """One configuration for all of the cloud's processes on a machine."""
 
     kafka: str = "127.0.0.1:9092"  # bootstrap servers, comma-separated
-    kafka_kind: Literal["kafka", "tansu"] = "kafka"
+    kafka_kind: Literal["kafka", "embedded"] = "kafka"
     broker_instance: str = ""  # "": the cluster's own id; offsets in the store belong to it
     store: str = DEFAULT_STORE  # SQLAlchemy URL, or the path of an SQLite file
     repository_dir: str = DEFAULT_REPOSITORY_DIR
@@ -36,9 +36,9 @@ class CloudConfig(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Rules between keys."""
-        if self.kafka_kind == "tansu" and not self.broker_instance:
+        if self.kafka_kind == "embedded" and not self.broker_instance:
             msg = (
-                "broker_instance is needed with kafka_kind 'tansu': it forgets everything when it ends, "
+                "broker_instance is needed with kafka_kind 'embedded': it forgets everything when it ends, "
                 "so give it a new word at each start"
             )
             raise ValueError(msg)

@@ -34,7 +34,7 @@ def add(
         str | None, typer.Option("--repository-dir", help="Folder of the release repository.")
     ] = None,
     kafka: Annotated[str | None, typer.Option("--kafka", help="Bootstrap servers of the Kafka API.")] = None,
-    kafka_kind: Annotated[str | None, typer.Option("--kafka-kind", help="kafka or tansu.")] = None,
+    kafka_kind: Annotated[str | None, typer.Option("--kafka-kind", help="kafka or embedded.")] = None,
     base_url: Annotated[
         str | None,
         typer.Option("--base-url", help="Of `covey cloud serve`, as devices see it; else what `run` was told."),

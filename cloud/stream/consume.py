@@ -153,7 +153,7 @@ def decode(record: Record) -> Received | Refused:
         event, identity = wire.decode_event(record.value)
         data = wire.decode_data(event)
     except WireError as error:
-        return refuse(error.reason, error.detail)
+        return _presence(record, received_s) or refuse(error.reason, error.detail)
     if record.key != identity.device:
         # Acknowledging on another device's word would delete that device's own row.
         return refuse("source_mismatch", f"key {identity.device} expected, {record.key[:80]!r} received")
@@ -185,6 +185,18 @@ def _ranges(seqs: list[int]) -> list[tuple[int, int]]:
         else:
             result.append((seq, seq))
     return result
+
+
+def _presence(record: Record, received_s: float) -> Received | None:
+    """A presence event, which the gateway makes and numbers itself, outside the outbox's sequence."""
+    try:
+        event = wire.decode(wire.Event, record.value)
+        if event.type != wire.PRESENCE_TYPE or event.source != f"/covey/{record.key}" or not topics.is_device(record.key):
+            return None
+        data = wire.decode_data(event)
+    except WireError:
+        return None
+    return Received(wire.Identity(record.key, "", 0), event, data, record.value, received_s, record.topic)
 
 
 def _readable(record: Record) -> wire.Identity | None:

@@ -48,7 +48,7 @@ class Reader:
             "allow.auto.create.topics": False,
             "error_cb": _told,
         }
-        if config.kafka_kind == "tansu":
+        if config.kafka_kind == "embedded":
             settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
         self._topics = tuple(topics)
         self._kafka = config.kafka
@@ -113,10 +113,9 @@ class Writer:
             "acks": "all",
             "linger.ms": 5,
             "message.timeout.ms": 30_000,
-            "allow.auto.create.topics": False,
             "error_cb": _told,
         }
-        if config.kafka_kind == "tansu":
+        if config.kafka_kind == "embedded":
             # Over its restart an idempotent producer fails for good; duplicates are the sink's business.
             settings |= {"enable.idempotence": False, "max.in.flight.requests.per.connection": 1}
         else:
