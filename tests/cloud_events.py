@@ -88,7 +88,14 @@ def received(seq: int, data: Any = None, device: str = "d1", outbox: str = OUTBO
 def presence(online: bool, session: str, device: str = "d1", number: int = 1) -> bytes:
     """A presence event as the gateway makes it."""
     data = wire.encode(wire.PresenceEvent(online, session, "g1"))
-    event = wire.Event("1.0", f"{device}/presence/g1/{number}", f"/covey/{device}", wire.PRESENCE_TYPE, wire.rfc3339(T0), msgspec.Raw(data))
+    event = wire.Event(
+        "1.0",
+        f"{device}/presence/g1/{number}",
+        f"/covey/{device}",
+        wire.PRESENCE_TYPE,
+        wire.rfc3339(T0),
+        msgspec.Raw(data),
+    )
     return wire.encode(event)
 
 
@@ -133,10 +140,7 @@ def is_zip(content: bytes) -> bool:
 
 def cloud_command(*arguments: str) -> list[str]:
     """`covey cloud ...` in a process of its own; the root command would load every other role's."""
-    code = (
-        "from covey.cli import one_line\nfrom cloud.cli import app\n"
-        "with one_line():\n    app(standalone_mode=False)"
-    )
+    code = "from covey.cli import one_line\nfrom cloud.cli import app\nwith one_line():\n    app(standalone_mode=False)"
     return [sys.executable, "-c", code, *arguments]
 
 

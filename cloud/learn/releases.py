@@ -132,7 +132,7 @@ class Repository:
                 "release": number,
                 "group": group,
                 "digest": digest,
-                "created_s": release.created_s,
+                "created_ms": round(release.created_s * 1000),  # canonical JSON knows no fractions
                 "note": note,
             }
             targets.targets[release.target] = TargetFile(
@@ -263,7 +263,7 @@ def _release(target: TargetFile) -> Release:
         digest=str(custom.get("digest", "")),
         target=target.path,
         size_bytes=target.length,
-        created_s=float(custom.get("created_s", 0.0)),
+        created_s=int(custom.get("created_ms", 0)) / 1000,
         note=str(custom.get("note", "")),
     )
 

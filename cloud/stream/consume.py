@@ -191,7 +191,11 @@ def _presence(record: Record, received_s: float) -> Received | None:
     """A presence event, which the gateway makes and numbers itself, outside the outbox's sequence."""
     try:
         event = wire.decode(wire.Event, record.value)
-        if event.type != wire.PRESENCE_TYPE or event.source != f"/covey/{record.key}" or not topics.is_device(record.key):
+        if (
+            event.type != wire.PRESENCE_TYPE
+            or event.source != f"/covey/{record.key}"
+            or not topics.is_device(record.key)
+        ):
             return None
         data = wire.decode_data(event)
     except WireError:

@@ -112,7 +112,12 @@ def test_first_report_of_a_release_is_told_once(tmp_path: Path) -> None:
 def test_an_alarm_is_one_row_whichever_of_its_events_comes_first(tmp_path: Path, order: tuple[int, int]) -> None:
     _, engine = new_store(tmp_path)
     end = alarm(
-        state="end", score=2.1, peak_score=9.0, windows=12, top_channel="acc.z", window=wire.WindowRef(T0 + 8, T0 + 9, "")
+        state="end",
+        score=2.1,
+        peak_score=9.0,
+        windows=12,
+        top_channel="acc.z",
+        window=wire.WindowRef(T0 + 8, T0 + 9, ""),
     )
     both = {1: received(1, alarm()), 2: received(2, end)}
     for seq in order:
@@ -284,6 +289,8 @@ def test_tables_compile_for_postgresql() -> None:
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.schema import CreateTable
 
-    text = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables)
+    text = "".join(
+        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables
+    )
     assert "BYTEA" in text
     assert "BIGSERIAL" in text
