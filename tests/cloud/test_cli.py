@@ -29,7 +29,19 @@ from cloud_events import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["run", "serve", "releases add", "releases list", "devices", "alarms", "why", "watch", "status", "export"]
+COMMANDS = [
+    "run",
+    "serve",
+    "releases add",
+    "releases list",
+    "devices",
+    "alarms",
+    "why",
+    "learning",
+    "watch",
+    "status",
+    "export",
+]
 
 
 def cloud(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +87,22 @@ def test_devices_json(store: str) -> None:
         ("d1", 1, 1, 10, 1),
         ("d2", 0, 1, 10, 0),
     ]
+
+
+def test_devices_json_counts_windows_and_alarms_per_flight(store: str) -> None:
+    flights = {row["device"]: row["flights"] for row in json.loads(cloud("devices", "--store", store, "--json").stdout)}
+    assert flights == {"d1": [{"flight": "flight-7", "windows": 10, "alarmed_windows": 1, "alarms": 1}], "d2": []}
+
+
+def test_learning_shows_the_steps_in_order(store: str) -> None:
+    rows = json.loads(cloud("learning", "--store", store, "--json").stdout)
+    assert [(row["kind"], row["device"]) for row in rows] == [
+        ("reported", "d1"),
+        ("release", ""),
+        ("desired", "d1"),
+        ("desired", "d2"),
+    ]
+    assert "reported" in cloud("learning", "--store", store).stdout
 
 
 def test_the_store_may_be_named_in_the_environment(store: str) -> None:
