@@ -78,7 +78,8 @@ class Raised(NamedTuple):
     traceparent: str
 
 
-class Kept(NamedTuple):
+@dataclass(frozen=True)
+class Kept:
     """A normal window, for the ring."""
 
     samples: bytes  # T * C float32, little endian, row by row
@@ -105,12 +106,14 @@ class Shadow:
         calm: of these, those that the active model finds normal.
         above: of the calm ones, those above the new model's threshold.
         broken: scores that are no numbers.
+        problem: why it cannot score at all.
     """
 
     windows: int = 0
     calm: int = 0
     above: int = 0
     broken: int = 0
+    problem: str = ""
 
 
 class _Window(NamedTuple):
@@ -118,6 +121,21 @@ class _Window(NamedTuple):
     start_s: float
     end_s: float
     error: NDArray[np.float64]  # (D,)
+
+
+@dataclass
+class _ShadowRun:
+    seen: Shadow
+    model: Loaded
+    scorer: Scorer
+    cutter: Cutter | None  # None: it looks at the same windows as the active model
+    columns: list[int] = field(default_factory=list)
+
+    def begin_flight(self, name: str, channels: tuple[str, ...]) -> None:
+        try:
+            self.columns = _columns(name, channels, self.model)
+        except DataError as error:
+            self.seen.problem = str(error)
 
 
 class AgentCore:
@@ -133,7 +151,7 @@ class AgentCore:
         self._cutter_flight: int | None = None
         self._index = 0
         self._open: tuple[str, str, str] | None = None  # alarm id, trace id, traceparent
-        self._shadow: tuple[Shadow, Loaded, Scorer, Cutter | None] | None = None
+        self._shadow: _ShadowRun | None = None
         self._use(model)
         self._cutter = Cutter(model.manifest.inputs)
 
@@ -167,7 +185,7 @@ class AgentCore:
     @property
     def shadow(self) -> Shadow | None:
         """What the shadow has seen so far."""
-        return None if self._shadow is None else self._shadow[0]
+        return None if self._shadow is None else self._shadow.seen
 
     def begin_flight(self, name: str, channels: Sequence[str]) -> list[Raised]:
         """A stretch of samples with these columns begins; returns the alarms that the one before left open.
@@ -179,6 +197,8 @@ class AgentCore:
         columns = _columns(name, self._channels, self.model)
         ended = self.end_flight()
         self._name, self._columns = name, columns
+        if self._shadow is not None:
+            self._shadow.begin_flight(name, self._channels)
         return ended
 
     def end_flight(self) -> list[Raised]:
@@ -191,8 +211,8 @@ class AgentCore:
     def gap(self) -> None:
         """Samples are missing here: no window spans the gap, and a new flight begins after it."""
         self._cutter.gap()
-        if self._shadow is not None and self._shadow[3] is not None:
-            self._shadow[3].gap()
+        if self._shadow is not None and self._shadow.cutter is not None:
+            self._shadow.cutter.gap()
 
     def push(self, samples: NDArray[np.float32], start_s: float) -> Output:
         """Score what these samples complete.
@@ -233,7 +253,9 @@ class AgentCore:
             return
         scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
         same = model.manifest.inputs == self.model.manifest.inputs
-        self._shadow = (Shadow(), model, scorer, None if same else Cutter(model.manifest.inputs))
+        self._shadow = _ShadowRun(Shadow(), model, scorer, None if same else Cutter(model.manifest.inputs))
+        if self._columns is not None:
+            self._shadow.begin_flight(self._name, self._channels)
 
     def _judge(self, windows: Windows, scored: Scored, i: int, output: Output) -> bool:
         """One window; returns whether it is normal."""
@@ -260,17 +282,18 @@ class AgentCore:
         return normal
 
     def _score_shadow(self, samples: NDArray[np.float32], start_s: float, windows: Windows, calm: list[bool]) -> None:
-        if self._shadow is None:
+        shadow = self._shadow
+        if shadow is None or shadow.seen.problem:
             return
-        seen, model, scorer, cutter = self._shadow
-        if cutter is not None:  # it looks at other inputs: its windows are not those that were judged
-            windows = cutter.push(samples[:, _columns(self._name, self._channels, model)], start_s)
+        if shadow.cutter is not None:  # its windows are not those that were judged
+            windows = shadow.cutter.push(samples[:, shadow.columns], start_s)
             calm = [not self.open_alarms] * len(windows)
-        for score, normal in zip(scorer.score(windows).score.tolist(), calm, strict=True):
+        seen = shadow.seen
+        for score, normal in zip(shadow.scorer.score(windows).score.tolist(), calm, strict=True):
             seen.windows += 1
             seen.broken += not np.isfinite(score)
             seen.calm += normal
-            seen.above += normal and not score <= scorer.threshold
+            seen.above += normal and not score <= shadow.scorer.threshold
 
     def _finish(self) -> list[Raised]:
         ended = self._detector.finish()
@@ -283,7 +306,7 @@ class AgentCore:
             self._open = (f"{self.device}-{trace_id[:16]}", trace_id, traceparent)
         alarm_id, trace_id, traceparent = self._open
         window = anomaly.raised if begins else anomaly.last
-        shares, top = self._scorer.attribute(window.error)
+        shares, top = self._scorer.attribute(np.nan_to_num(window.error))
         model = self.model
         alarm = wire.Alarm(
             alarm_id=alarm_id,
