@@ -48,7 +48,7 @@ app = typer.Typer(
 )
 
 
-def _say_version(value: bool) -> None:  # typer calls it by position
+def _say_version(value: bool) -> None:
     if value:
         typer.echo(f"covey {version('covey')}")
         raise typer.Exit
@@ -65,7 +65,8 @@ def _root(
 
 def build() -> typer.Typer:
     """The whole command tree, from the entry points of what is installed."""
-    from covey import demo_cli, stack_cli
+    from covey import stack_cli
+    from covey.demo import cli as demo_cli
 
     demo_cli.register(app)
     stack_cli.register(app)

@@ -43,16 +43,20 @@ def install_stop() -> threading.Event:
     return stop
 
 
+PARENT_VARIABLE = "COVEY_PARENT_PID"  # set by a supervisor for its children
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends, and leave now if it has already ended.
 
-    Called by children that a supervisor started (option `--parent PID`). Does nothing outside Linux.
+    Called by children that a supervisor started (option `--die-with-parent`). The kernel watches the thread that
+    started the child, so a supervisor starts children from its main thread only. Does nothing outside Linux.
     """
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if parent == 1 or os.getppid() != parent:
+    expected = os.environ.get(PARENT_VARIABLE)
+    if expected is not None and os.getppid() != int(expected):
         raise SystemExit(0)
 
 

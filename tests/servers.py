@@ -225,6 +225,9 @@ class Kafka(KafkaApi):
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": "0",  # the first consumer of a group does not wait for others
             "num.io.threads": "2",
+            # A broker killed and started again is let in only when its old session has run out: 9 s by default.
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             # One node: its own topics cannot have the three replicas of the defaults, nor need 50 partitions.
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",

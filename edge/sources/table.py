@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -95,7 +96,7 @@ def _read_csv(
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:
     try:
-        value = float(cell)
+        value = math.nan if "_" in cell else float(cell)  # Python would read 1_0 as 10
     except ValueError:
         value = math.nan
     if not abs(value) <= _LARGEST:  # NaN included; beyond it float32 would be infinite
@@ -111,13 +112,16 @@ def _read_npz(
 ) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     if array == LABEL:
         raise DataError(f"{path}: array {LABEL} is truth and is never read as data")
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{path}: an NPZ (a ZIP of arrays) expected, something else came")
+    file.seek(0)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             there = [name for name in arrays.files if name != LABEL]
             if array not in there:
                 raise DataError(f"{path}: no array {array}; there are {', '.join(there)}")
             values = arrays[array]
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: an NPZ of plain arrays expected, {str(error).splitlines()[0]}") from error
     if values.ndim != 2 or values.dtype.kind not in "fiub":
         raise DataError(f"{path}: {array}: numbers of shape (N, C) expected, {values.dtype} {values.shape} came")

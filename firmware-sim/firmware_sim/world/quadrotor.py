@@ -6,10 +6,11 @@ M2 back right, M3 back left, M4 front left; M1 and M3 turn one way, M2 and M4 th
 The rotor command is the firmware's 16-bit thrust (0..65535 for 0..60 g of all four); the firmware turns it into a voltage
 with a fitted curve and divides by the battery voltage, so a falling battery does not move the command in hover.
 
-Sources: mass, arm, inertia, drag: Forster, "System Identification of the Crazyflie 2.0 Nano Quadrocopter", ETH Zurich 2015
-(and 33-36 g with flow and uSD deck weighed into the mass); k_f, k_m: Panerati et al., gym-pybullet-drones, IROS 2021
-(cf2x: 3.16e-10 N/rpm^2, 7.94e-12 N m/rpm^2); voltage curve: Bitcraze crazyflie-firmware, motors.c; battery: 250 mAh single
-cell LiPo, resistances from the sag of the CrazyPAD flights (Masalimov et al., Data 2024, 9, 79).
+Sources: arm, inertia, order of drag and rotor lag: Forster, "System Identification of the Crazyflie 2.0 Nano
+Quadrocopter", ETH Zurich 2015; mass: 27 g bare plus decks, chosen so that the hover command meets CrazyPAD's; k_f and k_m:
+Panerati et al., gym-pybullet-drones, IROS 2021 (cf2x: 3.16e-10 N/rpm^2, 7.94e-12 N m/rpm^2); voltage curve: Bitcraze
+crazyflie-firmware, motors.c; battery: 250 mAh single cell LiPo, resistances from the sag of the CrazyPAD flights (Masalimov
+et al., Data 2024, 9, 79).
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ def _stand(state: State) -> None:
 
 
 def square_up(state: State) -> None:
-    """Make the attitudes orthonormal again (Gram-Schmidt); the integration drifts by about 1e-9 a step."""
+    """Make the attitudes orthonormal again (Gram-Schmidt); the integration lets them drift."""
     x = state.attitude[:, :, 0]
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     y = state.attitude[:, :, 1]
