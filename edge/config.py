@@ -37,6 +37,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
 
     commission: Files = ()  # recordings flown before: their windows are the ring's first
     commission_fitted: Files = ()  # the same, but the bundle was fitted on them already; may repeat some of commission
+    learn: bool = True  # normal windows of the sources go to the ring
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
 
     summary_interval_s: Seconds = 10.0
@@ -50,7 +51,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     ack_timeout_s: Seconds = 10.0
     hold_s: Maybe = 20.0  # rows wait so long for a gateway to show itself
     window_rows: Annotated[int, Meta(ge=1, le=65_536)] = 256  # sent and not acknowledged, at most
-    flush_s: Maybe = 3.0  # at an orderly stop
+    flush_s: Maybe = 10.0  # at an orderly stop
 
     mqtt_ca: str = ""  # PEM file; TLS when given
     mqtt_cert: str = ""

@@ -93,6 +93,7 @@ class Output:
     """What some samples brought about."""
 
     windows: int = 0
+    first_s: float | None = None  # device clock of the first window's oldest sample
     alarms: list[Raised] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
 
@@ -225,7 +226,7 @@ class AgentCore:
             raise DataError("samples came before begin_flight said what they are")
         windows = self._cutter.push(samples[:, self._columns], start_s)
         scored = self._scorer.score(windows)
-        output = Output(windows=len(windows))
+        output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
         calm = [self._judge(windows, scored, i, output) for i in range(len(windows))]
         self._score_shadow(samples, start_s, windows, calm)
         return output

@@ -18,7 +18,7 @@ import os
 import secrets
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -183,6 +183,16 @@ class Outbox:
         self._bytes -= size
         return gone
 
+    def give_up(self, seq: int) -> None:
+        """Drop one committed row that can never be sent; told like any other that was dropped.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        found = self._db.execute("SELECT kind FROM rows WHERE seq = ?", (seq,)).fetchone()
+        if found is not None and not self._drop_rows(found[0], [seq]):
+            raise StoreError(self.trouble)
+
     def dropped(self, limit: int = MAX_TOLD) -> list[Dropped]:
         """Ranges given up and not told yet, oldest first, neighbours joined."""
         found = self._db.execute("SELECT seq, last FROM dropped WHERE told_in = 0 ORDER BY seq").fetchall()
@@ -283,16 +293,20 @@ class Outbox:
             if size >= need_bytes:
                 break
         found.close()
-        if not gone:
-            return False
+        return bool(gone) and self._drop_rows(kind, gone)
+
+    def _drop_rows(self, kind: int, gone: list[int]) -> bool:
         ranges = _ranges(gone)
+        size = 0
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 for span in ranges:
                     # What a dropped event told has to be told again.
                     self._db.execute("UPDATE dropped SET told_in = 0 WHERE told_in BETWEEN ? AND ?", span)
-                    self._db.execute("DELETE FROM rows WHERE kind = ? AND seq BETWEEN ? AND ?", (kind, *span))
+                    own = "FROM rows WHERE kind = ? AND seq BETWEEN ? AND ?"
+                    size += self._db.execute(f"SELECT sum(length(body)) {own}", (kind, *span)).fetchone()[0]
+                    self._db.execute(f"DELETE {own}", (kind, *span))
                 self._note_dropped(ranges)
         except sqlite3.OperationalError as error:  # the partition itself is full: SQLite cannot even delete
             self.trouble = f"{self.path}: {error}"
@@ -322,3 +336,20 @@ def _ranges(seqs: list[int]) -> list[tuple[int, int]]:
         else:
             out.append((seq, seq))
     return out
+
+
+def count(path: Path) -> tuple[int, int]:
+    """(rows, bytes of their events) of an outbox that another process may have open.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: it cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+            rows, size = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM rows").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path}: outbox cannot be read: {error}") from error
+    return int(rows), int(size)
