@@ -126,6 +126,11 @@ class Cutter:
         self._judged = 0  # rows whose airborne state is known
         self._flight = -1 if self._drone else 0
 
+    @property
+    def airborne(self) -> bool:
+        """Whether the newest sample was in the air; never for features that cannot tell."""
+        return self._drone and self._airborne_since is not None
+
     def gap(self) -> None:
         """Samples are missing here: what comes next is a new flight."""
         self._first += len(self._rows)
