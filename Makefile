@@ -25,9 +25,11 @@ check:
 	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py
 	@.venv/bin/lint-imports --no-logo
 
-# One file for every Python from 3.11 on: what differs carries a marker.
+# One file for every Python from 3.11 on: what differs carries a marker. uv looks past a library's upper bound on
+# Python and pip does not, so what pip would refuse is kept out: backports-strenum 1.3 says "below 3.11".
 lock:
 	@scripts/setup dev
-	@.venv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev \
+	@echo 'backports-strenum<1.3' >.venv/limits.txt
+	@.venv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --extra dev -c .venv/limits.txt \
 		--no-annotate --no-header pyproject.toml -o .venv/constraints.txt
-	@sed -i '/^[a-z]/d' constraints.txt && cat .venv/constraints.txt >>constraints.txt
+	@sed '/^[^#]/d' constraints.txt >.venv/head.txt && cat .venv/head.txt .venv/constraints.txt >constraints.txt

@@ -35,6 +35,7 @@ def opened(url: str | None) -> Iterator[Engine]:
 def register(app: typer.Typer) -> None:
     """Add the commands to `covey cloud`."""
     app.command(epilog="Example: covey cloud why drone-3/9f86d081884c7d65/41 --store covey.db")(why)
+    app.command(epilog="Example: covey cloud learning --store covey.db --kind reported")(learning)
     app.command(epilog="Example: covey cloud watch --store covey.db --seconds 60")(watch)
 
 
@@ -94,6 +95,29 @@ def why(
         if n:
             print()
         output.print_pairs(chain)
+
+
+def learning(
+    store: Store = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="release, desired, reported or round.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Steps of the loop in order: releases published, wanted, first seen running."""
+    from cloud import output
+    from cloud.store import reader
+
+    with opened(store) as engine:
+        rows = reader.learning(engine, kind=kind)
+    if as_json:
+        output.print_json(rows)
+        return
+    columns = ("time", "kind", "group", "device", "release", "digest", "detail")
+    lines = [
+        [output.clock(row["time_s"]), row["kind"], row["group"], row["device"] or "-", row["release"]]
+        + [output.short(row["digest"]), row["detail"]]
+        for row in rows
+    ]
+    output.print_table(columns, lines)
 
 
 def watch(

@@ -59,7 +59,7 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
     table = schema.devices
     with schema.write(engine) as connection:
         _record(connection, release, wide=not to)
-        tell_learning(connection, _step("release", release, detail=release.note))
+        tell_learning(connection, [_step("release", release, detail=release.note)])
         for name in to:
             statement = schema.insert(connection, table).values({"device": name, "group": release.group})
             connection.execute(
@@ -166,7 +166,7 @@ def _want(connection: Connection, device: str, release: Release, base_url: str) 
     )
     _save(connection, message)
     enqueue(connection, [(topics.DESIRED, device, wire.encode(message))])
-    tell_learning(connection, _step("desired", release, device=device, detail=f"revision {message.revision}"))
+    tell_learning(connection, [_step("desired", release, device=device, detail=f"revision {message.revision}")])
 
 
 def _next_revision(connection: Connection, device: str) -> int:

@@ -80,28 +80,6 @@ def learning(engine: Engine, *, kind: str | None = None) -> list[Row]:
         return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def flights(engine: Engine) -> list[Row]:
-    """Windows and alarms per device and flight (recording)."""
-    one, two = schema.summaries, schema.alarms
-    query = (
-        sa.select(
-            one.c.device,
-            one.c.flight,
-            sa.func.sum(one.c.windows).label("windows"),
-            sa.func.sum(one.c.alarmed_windows).label("alarmed_windows"),
-        )
-        .group_by(one.c.device, one.c.flight)
-        .order_by(one.c.device, one.c.flight)
-    )
-    raised = sa.select(two.c.device, two.c.flight, sa.func.count()).group_by(two.c.device, two.c.flight)
-    with schema.read(engine) as connection:
-        count = {(name, flight): n for name, flight, n in connection.execute(raised)}
-        return [
-            {**_numbers(row), "alarms": count.get((row["device"], row["flight"]), 0)}
-            for row in connection.execute(query).mappings()
-        ]
-
-
 def counts(engine: Engine) -> Row:
     """Totals over the fleet.
 
@@ -175,6 +153,7 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
         sums = sums.where(summary.c.device == name)
         raised = raised.where(alarm.c.device == name)
     windows = {one: (int(n), int(bad)) for one, n, bad in connection.execute(sums)}
+    flights = _flights(connection, name)
     alarmed = {one: (int(n), int(still)) for one, n, still in connection.execute(raised)}
     result: list[Row] = []
     for row in connection.execute(query).mappings():
@@ -193,11 +172,30 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
                 "alarmed_windows": windows.get(one, (0, 0))[1],
                 "alarms": alarmed.get(one, (0, 0))[0],
                 "open_alarms": alarmed.get(one, (0, 0))[1],
+                "flights": flights.get(one, []),
                 "reported": _json(row["reported"]),
                 "health": _json(row["health"]),
                 "position": _json(row["position"]),
             }
         )
+    return result
+
+
+def _flights(connection: Connection, name: str | None) -> dict[str, list[Row]]:
+    """Device -> its recordings by name, with windows and alarms; none where the source knows no names."""
+    summary, alarm = schema.summaries, schema.alarms
+    sums = sa.select(
+        summary.c.device, summary.c.flight, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)
+    )
+    sums = sums.where(summary.c.flight != "").group_by(summary.c.device, summary.c.flight)
+    raised = sa.select(alarm.c.device, alarm.c.flight, sa.func.count()).group_by(alarm.c.device, alarm.c.flight)
+    if name is not None:
+        sums, raised = sums.where(summary.c.device == name), raised.where(alarm.c.device == name)
+    alarms_of = {(one, flight): n for one, flight, n in connection.execute(raised)}
+    result: dict[str, list[Row]] = {}
+    for one, flight, n, bad in connection.execute(sums.order_by(summary.c.device, summary.c.flight)):
+        row = {"flight": flight, "windows": int(n), "alarmed_windows": int(bad)}
+        result.setdefault(one, []).append({**row, "alarms": alarms_of.get((one, flight), 0)})
     return result
 
 
@@ -225,11 +223,6 @@ def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, i
 
 def _alarm(row: sa.RowMapping) -> Row:
     return {**row, "attribution": _json(row["attribution"])}
-
-
-def _numbers(row: sa.RowMapping) -> Row:
-    # SUM of PostgreSQL's bigint is a Decimal
-    return {key: int(value) if key.endswith("windows") else value for key, value in row.items()}
 
 
 def _json(text: str) -> Any:

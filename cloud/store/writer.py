@@ -11,17 +11,17 @@ import hashlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
 from cloud.config import DEFAULT_GROUP
 from cloud.store import schema
-from cloud.store.apply import apply_alarm, apply_presence, apply_reported, apply_summary
+from cloud.store.apply import Placed, apply_alarm, apply_presence, apply_reported, apply_summaries
 from covey import topics, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import msgspec
     from sqlalchemy.engine import Connection, Engine
 
 KIND_OF_TYPE = {name: kind for kind, name in wire.TYPE_OF_KIND.items()} | {wire.PRESENCE_TYPE: topics.PRESENCE}
@@ -96,10 +96,14 @@ def write_batch(
         ordinals = _ordinals(connection, parts.new)
         _insert_events(connection, parts.new)
         # Order is a property of the store: by outbox and seq, whatever the order of arrival.
-        for one, _ in sorted(parts.new, key=lambda item: (*_place(item[0], ordinals), item[0].identity.device)):
-            _apply(connection, one, ordinals)
-        for one in presences:
-            apply_presence(connection, one.identity.device, one.data)
+        placed = sorted((_placed(one, ordinals) for one, _ in parts.new), key=lambda one: one.place)
+        apply_summaries(connection, placed)
+        for one in placed:
+            if isinstance(one.data, wire.Alarm):
+                apply_alarm(connection, one.identity, one.data)
+        tell_learning(connection, apply_reported(connection, placed))
+        for presence in presences:
+            apply_presence(connection, presence.identity.device, presence.data)
         conflicts = [_conflict_letter(one) for one in parts.conflicts]
         enqueue(
             connection,
@@ -130,13 +134,11 @@ def enqueue(connection: Connection, messages: Iterable[tuple[str, str, bytes]]) 
         connection.execute(sa.insert(schema.outgoing), rows)
 
 
-def tell_learning(connection: Connection, step: wire.Learning) -> None:
-    """Record a step of the loop and have it produced to covey.learning."""
-    columns = {
-        name: getattr(step, name) for name in ("time_s", "kind", "group", "device", "release", "digest", "detail")
-    }
-    connection.execute(sa.insert(schema.learning).values(columns))
-    enqueue(connection, [(topics.LEARNING, step.device or step.group, wire.encode(step))])
+def tell_learning(connection: Connection, steps: Sequence[wire.Learning]) -> None:
+    """Record steps of the loop and have them produced to covey.learning."""
+    if steps:
+        connection.execute(sa.insert(schema.learning), [msgspec.structs.asdict(step) for step in steps])
+        enqueue(connection, ((topics.LEARNING, step.device or step.group, wire.encode(step)) for step in steps))
 
 
 def _sort(connection: Connection, events: Sequence[Received]) -> _Sorted:
@@ -173,35 +175,47 @@ def _see_devices(connection: Connection, received: Sequence[Received]) -> None:
         device = one.identity.device
         first, last = seen.get(device, (one.received_s, one.received_s))
         seen[device] = (min(first, one.received_s), max(last, one.received_s))
+    if not seen:
+        return
     table = schema.devices
-    for device, (first, last) in seen.items():
-        statement = schema.insert(connection, table).values(
+    statement = schema.insert(connection, table)
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["device"],
+            set_={
+                "first_seen_s": sa.func.coalesce(table.c.first_seen_s, new.first_seen_s),
+                "last_seen_s": sa.case(
+                    (sa.func.coalesce(table.c.last_seen_s, 0.0) < new.last_seen_s, new.last_seen_s),
+                    else_=table.c.last_seen_s,
+                ),
+            },
+        ),
+        [
             {"device": device, "group": DEFAULT_GROUP, "first_seen_s": first, "last_seen_s": last}
-        )
-        later = sa.case((sa.func.coalesce(table.c.last_seen_s, 0.0) < last, last), else_=table.c.last_seen_s)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["device"],
-                set_={"first_seen_s": sa.func.coalesce(table.c.first_seen_s, first), "last_seen_s": later},
-            )
-        )
+            for device, (first, last) in sorted(seen.items())
+        ],
+    )
 
 
 def _ordinals(connection: Connection, new: Sequence[tuple[Received, str]]) -> dict[tuple[str, str], int]:
     """(device, outbox) -> which outbox of that device it is, from 1; new outboxes are the newest."""
     table = schema.outboxes
-    result: dict[tuple[str, str], int] = {}
+    names = sorted({one.identity.device for one, _ in new})
+    rows = connection.execute(sa.select(table).where(table.c.device.in_(names))) if names else ()
+    result: dict[tuple[str, str], int] = {(row.device, row.outbox): row.ordinal for row in rows}
+    latest: dict[str, int] = {}
+    for (device, _), ordinal in result.items():
+        latest[device] = max(ordinal, latest.get(device, 0))
+    fresh = []
     # First arrival decides between outboxes that are new together: nothing else orders them.
     for one, _ in new:
         device, outbox, _seq = one.identity
-        if (device, outbox) in result:
-            continue
-        rows = connection.execute(sa.select(table.c.outbox, table.c.ordinal).where(table.c.device == device))
-        known = {row.outbox: row.ordinal for row in rows}
-        if outbox not in known:
-            known[outbox] = max(known.values(), default=0) + 1
-            connection.execute(sa.insert(table).values(device=device, outbox=outbox, ordinal=known[outbox]))
-        result[device, outbox] = known[outbox]
+        if (device, outbox) not in result:
+            latest[device] = result[device, outbox] = latest.get(device, 0) + 1
+            fresh.append({"device": device, "outbox": outbox, "ordinal": latest[device]})
+    if fresh:
+        connection.execute(sa.insert(table), fresh)
     return result
 
 
@@ -223,20 +237,9 @@ def _insert_events(connection: Connection, new: Sequence[tuple[Received, str]]) 
         connection.execute(sa.insert(schema.events), rows)
 
 
-def _place(one: Received, ordinals: Mapping[tuple[str, str], int]) -> tuple[int, int]:
-    return ordinals[one.identity.device, one.identity.outbox], one.identity.seq
-
-
-def _apply(connection: Connection, one: Received, ordinals: Mapping[tuple[str, str], int]) -> None:
-    place = _place(one, ordinals)
-    if isinstance(one.data, wire.Summary):
-        apply_summary(connection, one.identity, place, one.data)
-    elif isinstance(one.data, wire.Alarm):
-        apply_alarm(connection, one.identity, one.data)
-    if isinstance(one.data, (wire.Summary, wire.Status)):
-        first = apply_reported(connection, one.identity.device, place, one.data.reported)
-        if first is not None:
-            tell_learning(connection, first)
+def _placed(one: Received, ordinals: Mapping[tuple[str, str], int]) -> Placed:
+    device, outbox, seq = one.identity
+    return Placed(one.identity, (ordinals[device, outbox], seq), one.data)
 
 
 def _conflict_letter(one: Received) -> wire.DeadLetter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from pathlib import Path  # noqa: TC003  # typer reads the annotations at run time
+from pathlib import Path  # typer reads the annotations at run time
 from typing import Annotated
 
 import typer

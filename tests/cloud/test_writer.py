@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from cloud.store import reader, schema
 from cloud.store.writer import Received, Refused, load_offsets, write_batch
-from cloud_events import DIGEST, OUTBOX, T0, alarm, body, health, new_store, presence, received, reported, summary
 from cloud.stream.consume import decode
 from cloud.stream.kafka import Record
+from cloud_events import DIGEST, OUTBOX, T0, alarm, body, health, new_store, presence, received, reported, summary
 from covey import topics, wire
 from covey.errors import StoreError
 
