@@ -144,20 +144,20 @@ class Constant:
         return np.repeat(x[:, :1], WINDOW, axis=1)
 
 
-def test_a_row_carries_the_newest_window_until_the_next_is_due_and_never_past_a_gap(tmp_path):
+def test_a_row_carries_the_newest_window_until_the_next_is_due_and_never_past_a_gap():
     manifest, _ = contents()
     inputs = Inputs(CHANNELS, 1.0, WINDOW, 2, Features(kind="lag"))
     scorer = Scorer(msgspec.structs.replace(manifest, inputs=inputs), Constant(), available()[0], None)
-    samples = np.stack([10.0 + np.arange(12) % 7, np.zeros(12)], axis=1).astype(np.float32)  # z = 0 1 2 3 4 5 6 0 1 ...
-    recording = Recording("r", tuple(CHANNELS), 1.0, samples, ((0, 6), (6, 8), (8, 12)))
+    samples = np.stack([10.0 + np.arange(11) % 7, np.zeros(11)], axis=1).astype(np.float32)  # z = 0 1 2 3 4 5 6 0 1 2 3
+    recording = Recording("r", tuple(CHANNELS), 1.0, samples, ((0, 5), (5, 7), (7, 11)))
     found = score_rows(recording, scorer)
-    # Segment 0..5: windows end at rows 2 and 4: z = 2, 4 -> 4, then 4 + (16 - 4)/2 = 10, held by row 5.
-    # Segment 6..7: too short. Segment 8..11: one window ends at row 10: z = 3 -> 9, held by row 11.
-    expected = [math.nan, math.nan, 4, 4, 10, 10, math.nan, math.nan, math.nan, math.nan, 9, 9]
+    # Segment 0..4: windows end at rows 2 and 4: z = 2, 4 -> 4, then 4 + (16 - 4)/2 = 10, not held by row 5.
+    # Segment 5..6: too short. Segment 7..10: one window ends at row 9: z = 2 -> 4, held by row 10.
+    expected = [math.nan, math.nan, 4, 4, 10, math.nan, math.nan, math.nan, math.nan, 4, 4]
     np.testing.assert_allclose(found.score, expected, equal_nan=True)
     assert found.windows == 3
     # Two windows above .2 in one flight: row 4 on; the second flight has one window only.
-    assert found.alarm.tolist() == [False] * 4 + [True] * 2 + [False] * 6
+    assert found.alarm.tolist() == [False] * 4 + [True] + [False] * 6
     assert list(found.lines(100))[1:4] == ["100,,0.2,0\n", "101,,0.2,0\n", "102,4,0.2,0\n"]
 
 

@@ -1,10 +1,12 @@
 """Slots on a real disk: what is active after every crash, after damage, after going back."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import pytest
 
@@ -132,6 +134,14 @@ def test_a_damaged_active_slot_is_told_in_a_line_and_the_other_one_used(tmp_path
     assert Slots(tmp_path / "slots").active.release == 3
 
 
+def test_another_whole_bundle_in_a_slots_place_is_refused(tmp_path, bundles):
+    flown(tmp_path / "slots", bundles)
+    shutil.copyfile(bundles[2][0], tmp_path / "slots" / "b" / "bundle.zip")
+    slots = Slots(tmp_path / "slots")
+    assert slots.active.release == 1
+    assert f"digest {bundles[1][1][:12]}... expected" in slots.problems[0]
+
+
 def test_with_both_slots_damaged_nothing_is_active_and_a_put_heals(tmp_path, bundles):
     flown(tmp_path / "slots", bundles)
     for name in "ab":
@@ -227,6 +237,9 @@ def test_a_kill_at_any_step_leaves_a_usable_active_slot(tmp_path, bundles):
         assert slots.problems == []
         seen.append(slots.active.release)
         assert slots.active.bundle.digest == bundles[slots.active.release - 1][1]
+        copy = shutil.copytree(folder, tmp_path / "spare" / folder.name)
+        with suppress(UpdateError):  # empty; never half of one release and half of another
+            assert Slots(copy).activate(slots.spare_name).release in {2: {1, 3}, 3: {2}}[seen[-1]]
         back = slots.go_back("worse")  # whether or not there is something to go back to
         assert slots.active.release == (back.release if back else seen[-1])
         slots.activate(slots.put(bundles[2][0], 4, None).name)  # nothing left behind is in the way
