@@ -1,1 +1,7 @@
-"""Flower apps, engines, model families, int8 export. Imports covey, edge.scoring and the file readers of edge.sources."""
+"""Learning together: Flower apps, engines, model families, aggregation, int8 export, evaluation."""
+
+import os
+
+# Before anything imports flwr: it must call nobody.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -35,6 +35,7 @@ DRONE_CHANNELS = (
 # Feature -> channel: four ratios, thrust (told by the battery's channel), log std and means of the accelerations.
 DRONE_CHANNEL_OF_FEATURE = (0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7)
 _FULL_COMMAND = 65_535.0  # Crazyflie motor command at full power
+REST_S = 10.0  # a landing up to this long does not end a flight: CrazyPAD's mission lands for 5 s half way
 _STD_FLOOR = 1e-3  # in the accelerations' unit: below it a sensor's own noise rules
 
 
@@ -112,7 +113,9 @@ class Cutter:
     """Cuts a live stream of samples into windows; pushing in any portions gives the same windows.
 
     Gate of `drone` features: a window counts when every sample in it is airborne (mean motor command above
-    `airborne_above`) and take-off lies `settle_s` behind its first sample. Each take-off begins a new flight.
+    `airborne_above`) and take-off lies `settle_s` behind its first sample. A take-off after more than REST_S on the
+    ground begins a new flight. Flights that end with every short landing restart the smoothing, and single raw scores
+    then rule the threshold: measured on CrazyPAD, 4 of 21 damaged drones were missed that way, none this way.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -125,6 +128,7 @@ class Cutter:
         self._airborne_since: int | None = None if self._drone else 0
         self._judged = 0  # rows whose airborne state is known
         self._flight = -1 if self._drone else 0
+        self._landed: int | None = None  # row of the last landing; None: the next take-off begins a new flight
 
     def gap(self) -> None:
         """Samples are missing here: what comes next is a new flight."""
@@ -132,6 +136,7 @@ class Cutter:
         self._rows = self._rows[:0]
         self._next = self._judged = self._first
         self._airborne_since = None if self._drone else self._first
+        self._landed = None
         if not self._drone:
             self._flight += 1
 
@@ -172,11 +177,13 @@ class Cutter:
         for up in airborne:
             if up and self._airborne_since is None:
                 self._airborne_since = row
-                self._flight += 1
+                rest = REST_S * self._inputs.rate_hz
+                self._flight += self._landed is None or row - self._landed > rest
                 self._next = row + self._settle
             elif not up and self._airborne_since is not None:
                 self._take(starts, row)
                 self._airborne_since = None
+                self._landed = row
             row += 1
         self._judged = end
         if self._airborne_since is None:

@@ -1,0 +1,198 @@
+"""What a training run is asked to do, and the manifest that follows from it; frozen structs, no I/O.
+
+A `Plan` travels as JSON to every client, so that server and devices cannot disagree about it. Defaults depend on the
+features: `drone` for flight logs and rings of drones, `lag` for everything else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
+from covey.errors import ConfigError, DataError
+from covey.sketch import Sketch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+S = TypeVar("S", bound=Struct)
+
+FAMILIES = ("pca", "dense-ae")
+RUNTIMES = ("onnx", "litert", "tflite")  # a bundle serves all three, whatever is installed here
+CLIP = 8.0  # of normalised features, and the int8 input range
+
+AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,000, idling propellers below 10,000
+SETTLE_S = 0.5
+DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
+LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of family `pca`."""
+
+    keep: Count = 8  # lag: components that count as normal; the score is what lies beyond them
+    variance: Annotated[float, Meta(gt=0, lt=1)] | None = None  # lag: instead of keep, the share they must hold
+    ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
+    between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
+    forget: Share = 1.0  # weight of the windows behind the initial bundle
+
+
+class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of family `dense-ae`."""
+
+    hidden: list[Count] | None = None  # widths; from the number of features when None
+    epochs: Count = 5  # a round
+    learning_rate: Positive = 2e-3
+    batch: Count = 64
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of clients cut from each end, from three clients on
+    proximal: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class Gates(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds that a candidate must keep in federated evaluation before it is exported."""
+
+    int8_error: Positive = 0.05  # median over devices of the .99 quantile of |int8 - fp32| score, in thresholds
+    int8_bias: Positive = 0.05  # median over devices of |mean int8 score / mean fp32 score - 1|
+    false_alarms: Share = 0.05  # how much the share of false alarms may exceed fp32's, and the current release's
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True):
+    """One training run."""
+
+    family: Literal["pca", "dense-ae"]
+    group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
+    features: Literal["auto", "drone", "lag"] = "auto"
+    window: Count | None = None  # samples
+    hop: Count | None = None  # samples
+    columns: list[str] | None = None
+    rows: tuple[int, int] | None = None  # of every file
+    rounds: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    min_clients: Count = 2
+    timeout_s: Positive = 120.0  # a message round
+    seed: int = 0
+    strict: bool = False  # one failing device fails the run
+    quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
+    factor: Positive = 4 / 3
+    commission_windows: Count | None = None
+    pca: PcaOptions = PcaOptions()
+    dense: DenseOptions = DenseOptions()
+    gates: Gates = Gates()
+
+
+def read_struct(kind: type[S], text: str, what: str) -> S:
+    """A struct from the JSON that another part wrote.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def write_struct(value: Struct) -> str:
+    """The JSON of a struct."""
+    return msgspec.json.encode(value).decode()
+
+
+def choose_inputs(plan: Plan, offers: Sequence[tuple[tuple[str, ...], float, int]], drone: Sequence[str]) -> Inputs:
+    """What the model looks at, from what the devices have.
+
+    Args:
+        plan: its features, columns, window and hop.
+        offers: channels, rate in samples/s, and window length (0: free) of every device that answered.
+        drone: the channels of `drone` features.
+
+    Raises:
+        DataError: the devices' channels, rates or windows do not go together, or lack what is asked for.
+    """
+    if not offers:
+        raise DataError("inputs: at least one device expected, none answered")
+    channels, rate_hz, fixed = offers[0]
+    everywhere = [name for name in channels if all(name in other for other, _, _ in offers)]
+    kind = plan.features
+    if kind == "auto":
+        kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else "lag"
+    wanted = list(drone) if kind == "drone" else plan.columns or list(channels)
+    missing = [name for name in wanted if name not in everywhere]
+    if missing:
+        raise DataError(
+            f"inputs: channels {', '.join(wanted)} expected on every device, {', '.join(missing)} missing on some"
+        )
+    if any(abs(rate - rate_hz) > 0.05 * rate_hz for _, rate, _ in offers):
+        raise DataError(
+            f"inputs: one rate expected, {sorted({round(rate, 2) for _, rate, _ in offers})} samples/s found"
+        )
+    rate_hz = round(rate_hz, 3)
+    windows = {length for _, _, length in offers if length}
+    if len(windows) > 1 or (windows and plan.window not in {None, *windows}):
+        raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
+    if kind == "drone":
+        window = fixed or plan.window or max(4, round(rate_hz))
+        return Inputs(wanted, rate_hz, window, plan.hop or max(1, window // 4), _drone_features())
+    window = fixed or plan.window or 10
+    return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
+
+
+def _drone_features() -> Features:
+    return Features("drone", AIRBORNE_ABOVE, SETTLE_S)
+
+
+def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) -> Scoring:
+    """From a window's score to an alarm, by the kind of features."""
+    drone = inputs.features.kind == "drone"
+    return Scoring(
+        smoothing=DRONE_SMOOTHING if drone else LAG_SMOOTHING,
+        quantile=plan.quantile,
+        factor=plan.factor,
+        begin_windows=2 if drone else 1,
+        end_windows=4 if drone else 5,
+        commission_windows=plan.commission_windows or (40 if drone else 100),
+        attribution="rotor" if drone else "channel",
+        channel_of_feature=list(channel_of_feature),
+    )
+
+
+def draft_manifest(
+    plan: Plan, inputs: Inputs, scoring: Scoring, model: Model, *, center: list[float], scale: list[float]
+) -> Manifest:
+    """A manifest whose thresholds, references and spread are still unknown: a device calibrates before it scores."""
+    return Manifest(
+        format="covey-bundle/1",
+        family=plan.family,
+        group=plan.group,
+        made="1970-01-01T00:00:00Z",
+        made_by="draft",
+        inputs=inputs,
+        defaults=Defaults(
+            center=center,
+            scale=scale,
+            clip=CLIP,
+            spread=[1e-6] * model.inputs,  # below any real one, so that it floors nothing
+            thresholds=dict.fromkeys(RUNTIMES, 1.0),
+            reference={name: Sketch().to_wire() for name in RUNTIMES},
+        ),
+        model=model,
+        scoring=scoring,
+        golden=Golden(windows=1, tolerance=dict.fromkeys(RUNTIMES, 1.0)),
+        evidence={},
+        files={},
+    )
+
+
+class Job(Struct, frozen=True, forbid_unknown_fields=True):
+    """A plan and where it reads and writes; paths are the server's."""
+
+    plan: Plan
+    out: str  # bundle
+    checkpoint: str  # folder
+    initial: str | None = None  # bundle: where training starts, and the current release to compare with
+    resume: bool = False

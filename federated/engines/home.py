@@ -1,0 +1,135 @@
+"""A Flower Grid on one machine: hands out messages and counts bytes; how a device answers is the engine's.
+
+Flower's apps run unmodified. Only this file touches what Flower keeps internal (TaskIdentity, message ids, protobuf).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from covey.errors import AggregationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from federated.config import Job
+
+RUN_ID = 1
+
+
+class HomeGrid(Grid):
+    """Devices of this machine by node id 1, 2, ...
+
+    Attributes:
+        bytes_down: serialised size of all messages sent.
+        bytes_up: of all answers.
+    """
+
+    engine = "home"
+
+    def __init__(self, devices: Mapping[str, Mapping[str, str]], stop: threading.Event | None = None) -> None:
+        """Args: devices: name -> node configuration (`ring` or `files`); stop: ends the run between answers."""
+        self.names = dict(enumerate(sorted(devices), start=1))
+        self.nodes = {number: dict(devices[name]) for number, name in self.names.items()}
+        self.stop = stop if stop is not None else threading.Event()
+        self.bytes_down = self.bytes_up = 0
+        self._run = Run.create_empty(RUN_ID)
+        self._sent: dict[str, Message] = {}
+        self._count = 0
+
+    @abstractmethod
+    def answers(self, messages: list[Message], deadline: float) -> Iterable[Message]:
+        """Answers of the devices asked, as far as they come before `deadline` (monotonic seconds) or stop."""
+
+    def context(self, node: int) -> Context:
+        """A device's context; it holds its configuration and no state."""
+        return Context(RUN_ID, node, dict(self.nodes[node]), RecordDict(), {})
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message down."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All devices."""
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Keep messages until their answers are pulled."""
+        ids = []
+        for message in messages:
+            self._count += 1
+            message.metadata.__dict__["_message_id"] = str(self._count)
+            self._sent[str(self._count)] = message
+            ids.append(str(self._count))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Answers, waiting as long as the messages live."""
+        asked = [self._sent.pop(number) for number in message_ids if number in self._sent]
+        return self._exchange(asked, None)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send and wait.
+
+        Raises:
+            AggregationError: the run was stopped.
+        """
+        ids = self.push_messages(messages)
+        return self._exchange([self._sent.pop(number) for number in ids], timeout)
+
+    def _exchange(self, asked: list[Message], timeout: float | None) -> list[Message]:
+        for message in asked:
+            self.bytes_down += message_to_proto(message).ByteSize()
+        wait_s = timeout if timeout is not None else max((m.metadata.ttl for m in asked), default=0.0)
+        replies = []
+        for reply in self.answers(asked, time.monotonic() + wait_s):
+            self.bytes_up += message_to_proto(reply).ByteSize()
+            replies.append(reply)
+        if self.stop.is_set():
+            raise AggregationError("training was stopped; --resume goes on from the last whole round")
+        return replies
+
+
+def failure(to: Message, reason: str) -> Message:
+    """The answer of a device that failed."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=to)
+
+
+def one_line(error: BaseException) -> str:
+    """What a device tells about its failure."""
+    from covey.errors import CoveyError
+
+    return str(error) if isinstance(error, CoveyError) else f"{type(error).__name__}: {error}"
+
+
+def run_server(grid: HomeGrid, job: Job) -> None:
+    """Run the unmodified ServerApp on a grid of this machine; its report is in the checkpoint folder."""
+    from federated.config import write_struct
+    from federated.server_app import app
+
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SUPERLINK_NODE_ID
+    names = json.dumps({str(node): name for node, name in grid.names.items()})
+    config: dict[str, bool | float | int | str] = {"job": write_struct(job), "names": names, "engine": grid.engine}
+    app(grid, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), config))

@@ -1,0 +1,112 @@
+"""Family `dense-ae`: a dense autoencoder by federated averaging, each update clipped, the mean trimmed.
+
+The numbers are in dense.py; this file says what travels: the weights down, their change up, in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from covey.errors import BundleError
+from federated.config import CLIP
+from federated.families import dense
+from federated.gate import Arrays, Shape, robust_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from federated.compile.graph import Graph
+    from federated.config import Plan
+    from federated.families import Lesson
+
+
+def hidden_widths(plan: Plan, d: int) -> list[int]:
+    """Widths of the hidden layers: as planned, or outer, inner, outer from 3/4 and 3/8 of D, at most 32 and 16."""
+    if plan.dense.hidden is not None:
+        return list(plan.dense.hidden)
+    outer, inner = min(32, max(4, 3 * d // 4)), min(16, max(2, 3 * d // 8))
+    return [outer, inner, outer]
+
+
+class DenseAutoencoder:
+    """See the module; state is w0, b0, w1, b1, ..."""
+
+    kind: ClassVar[Literal["project", "reconstruct"]] = "reconstruct"
+    one_shot: ClassVar[bool] = False
+    headroom: ClassVar[float] = 1.25  # the error is taken against the float input: outputs need not follow anomalies
+
+    def begin(self, plan: Plan, d: int) -> Arrays:
+        """Fresh weights from the plan's seed."""
+        return _named(dense.init(d, hidden_widths(plan, d), plan.seed))
+
+    def down(self, state: Arrays) -> Arrays:
+        """All weights."""
+        return {name: state[name] for name in state if name[0] in "wb" and name[1:].isdigit()}
+
+    def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:
+        """The change of the weights after some epochs on all windows, fitted ones as well (or they would be forgotten)."""
+        before = _listed(state)
+        options = plan.dense
+        after, _ = dense.train(
+            before,
+            lesson.z,
+            options.epochs,
+            options.learning_rate,
+            seed,
+            batch_size=options.batch,
+            clip=CLIP,
+            proximal=options.proximal,
+        )
+        return _named([new - old for new, old in zip(after, before, strict=True)])
+
+    def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
+        """Those of the weights."""
+        widths = [d, *hidden_widths(plan, d), d]
+        shapes: dict[str, Shape] = {}
+        for number in range(len(widths) - 1):
+            shapes[f"w{number}"] = Shape((widths[number + 1], widths[number]))
+            shapes[f"b{number}"] = Shape((widths[number + 1],))
+        return shapes
+
+    def fault(self, update: Arrays) -> str | None:  # noqa: ARG002  # the interface's
+        """Nothing beyond shape and norm can be told from weights."""
+        return None
+
+    def norm(self, update: Arrays) -> float:
+        """Euclidean norm of the change."""
+        return float(np.linalg.norm(_flat(update)))
+
+    def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:
+        """The state moved by the robust mean of the changes."""
+        rows = np.stack([_flat(update) for update in updates])  # (K, P)
+        step = robust_mean(rows, np.maximum(np.asarray(weights, np.float64), 1.0), plan.dense.trim)
+        merged: Arrays = {}
+        start = 0
+        for name in sorted(self.down(state)):
+            values = state[name]
+            merged[name] = (values + step[start : start + values.size].reshape(values.shape)).astype(np.float32)
+            start += values.size
+        return merged
+
+    def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
+        """Dense layers, ReLU between them."""
+        return dense.to_graph(_listed(self.down(state)))
+
+
+def _named(weights: dense.Weights) -> Arrays:
+    return {f"{'wb'[number % 2]}{number // 2}": values for number, values in enumerate(weights)}
+
+
+def _listed(arrays: Arrays) -> dense.Weights:
+    try:
+        return [arrays[f"{'wb'[number % 2]}{number // 2}"] for number in range(len(arrays))]
+    except KeyError as error:
+        raise BundleError(f"dense-ae: weights w0, b0, w1, ... expected, {', '.join(sorted(arrays))} came") from error
+
+
+def _flat(arrays: Arrays) -> NDArray[np.float64]:
+    return np.concatenate([arrays[name].astype(np.float64).ravel() for name in sorted(arrays)])

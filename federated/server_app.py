@@ -1,0 +1,260 @@
+"""The Flower ServerApp: rounds of learning, two rounds of federated evaluation, the gates, the bundle.
+
+It writes files and nothing else: a checkpoint after every round, `report.json`, and, when every gate is passed, the
+bundle, whole. It never sees a window. A run that fails leaves its checkpoints and no bundle.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from flwr.serverapp import Grid, ServerApp
+
+from covey.bundle import MAX_BUNDLE_BYTES, STATE, Bundle, Inputs, pack, read_bundle, sha256
+from covey.errors import BundleError, UsageError
+from covey.runtime import write_whole
+from edge.scoring.windows import DRONE_CHANNELS
+from federated import gate
+from federated.checkpoint import Checkpoints, Round, identity_of
+from federated.client_app import arrays_of_graph, draft_of
+from federated.compile.export import compile_graph, export, trimmed
+from federated.compile.quantize import Ranges, merge_ranges
+from federated.config import Job, Plan, choose_inputs, read_struct, write_struct
+from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
+from federated.families import family_of, pack_state, unpack_state
+from federated.records import as_array
+from federated.strategy import Answers, Crew, merge, update_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flwr.app import Context
+
+    from covey.bundle import Manifest
+    from federated.compile.graph import Graph
+    from federated.gate import Arrays
+
+app = ServerApp()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run was, for people and programs."""
+
+    engine: str
+    family: str
+    rounds: int
+    clients: int
+    failed: dict[str, str]  # device -> why, of any phase
+    bytes_down_per_device: int
+    bytes_up_per_device: int
+    evidence: dict[str, float]
+    out: str
+    digest: str
+    seconds: float
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job named by the run configuration (`job`, JSON) and write its report."""
+    config = context.run_config
+    job = read_struct(Job, str(config["job"]), "job")
+    names: dict[str, str] = {}
+    if "names" in config:  # device names, where the engine knows them
+        names = msgspec.json.decode(str(config["names"]), type=dict[str, str])
+    report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=str(config.get("engine", "flower")))
+    write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+
+
+def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> Report:
+    """One training run, from the devices' data to a bundle.
+
+    Raises:
+        AggregationError: a quorum is missed, or the candidate is worse than it may be.
+        DataError, BundleError, UsageError: what was given cannot be used.
+    """
+    began = time.monotonic()
+    plan = job.plan
+    initial = read_bundle(Path(job.initial)) if job.initial is not None else None
+    crew = Crew(grid, plan, name_of)
+    traffic = _Traffic(grid)
+    failed: dict[str, str] = {}
+    inputs = _inputs(crew, initial, failed)
+    family = family_of(plan.family)
+    d = draft_of(plan, inputs, 1).model.inputs
+    base = family.begin(plan, d) if initial is None else _state(initial, family.begin(plan, d))
+    checkpoints = Checkpoints(Path(job.checkpoint))
+    identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
+    state, rounds = checkpoints.begin(identity, resume=job.resume)
+    asked = {"plan": write_struct(plan), "inputs": write_struct(inputs)}
+    for number in range(len(rounds) + 1, plan.rounds + 1):
+        before = base if family.one_shot or state is None else state
+        traffic.mark()
+        answers = crew.ask(
+            f"round {number}",
+            "train",
+            family.down(before),
+            {**asked, "round": number},
+            lambda update: update_fault(family, plan, d, update),
+        )
+        state = merge(family, plan, before, answers)
+        down, up = traffic.since()
+        _note(failed, answers)
+        windows = sum(int(update["windows"][0]) for update in answers.arrays.values())
+        record = Round(
+            number, len(answers.arrays), answers.refused, answers.missing, windows, down, up, round(answers.seconds, 3)
+        )
+        checkpoints.save(state, record)
+        rounds.append(record)
+    if state is None:
+        raise UsageError(f"{job.checkpoint}: at least one round expected, none was run")
+    graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
+    manifest = _manifest(plan, inputs, graph, state)
+    ranges = _observe(crew, asked, graph, failed)
+    compiled = compile_graph(graph, ranges, family.headroom)
+    judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
+    evidence = {
+        "rounds": float(len(rounds)),
+        "clients": float(rounds[-1].clients),
+        "windows": float(rounds[-1].windows),
+        **judgement.evidence,
+    }
+    refuse_worse(evidence, plan.gates)
+    content = export(
+        manifest,
+        compiled,
+        reference=judgement.reference,
+        spread=judgement.spread,
+        evidence=evidence,
+        state=pack_state(state),
+        made_s=time.time(),
+    )
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise BundleError(f"{job.out}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
+    write_whole(Path(job.out), content)
+    devices = max(len(list(grid.get_node_ids())), 1)
+    return Report(
+        engine=engine,
+        family=plan.family,
+        rounds=len(rounds),
+        clients=rounds[-1].clients,
+        failed=failed,
+        bytes_down_per_device=traffic.down // devices,
+        bytes_up_per_device=traffic.up // devices,
+        evidence=evidence,
+        out=job.out,
+        digest=sha256(content),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+class _Traffic:
+    """Serialised bytes of all messages, where the engine counts them."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._marked = (0, 0)
+
+    @property
+    def down(self) -> int:
+        return int(getattr(self._grid, "bytes_down", 0))
+
+    @property
+    def up(self) -> int:
+        return int(getattr(self._grid, "bytes_up", 0))
+
+    def mark(self) -> None:
+        self._marked = (self.down, self.up)
+
+    def since(self) -> tuple[int, int]:
+        return self.down - self._marked[0], self.up - self._marked[1]
+
+
+def _note(failed: dict[str, str], answers: Answers) -> None:
+    failed.update(answers.refused)
+    failed.update(dict.fromkeys(answers.missing, "no answer in time"))
+
+
+def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Inputs:
+    """The initial bundle's inputs, or those that suit what the devices have."""
+    if initial is not None:
+        return initial.manifest.inputs
+    shapes = {"channels": gate.Shape((-1,), "u", most=65_536), "shape": gate.Shape((2,))}
+    config = {"plan": write_struct(crew.plan)}
+    answers = crew.ask("describe", "query", {}, config, lambda told: gate.fault(told, shapes))
+    _note(failed, answers)
+    offers = []
+    for name in sorted(answers.arrays):
+        told = answers.arrays[name]
+        rate_hz, window = told["shape"].tolist()
+        offers.append((tuple(told["channels"].tobytes().decode(errors="replace").split("\n")), rate_hz, int(window)))
+    return choose_inputs(crew.plan, offers, DRONE_CHANNELS)
+
+
+def _state(initial: Bundle, like: Arrays) -> Arrays:
+    """The state in a bundle, if it is one of this family and these features.
+
+    Raises:
+        BundleError: it is not.
+    """
+    if STATE not in initial.files:
+        raise BundleError(f"bundle {initial.digest[:12]}: {STATE} to start from expected, not there")
+    state = unpack_state(initial.files[STATE], f"bundle {initial.digest[:12]}: {STATE}")
+    for name, values in like.items():
+        if name not in state or state[name].shape != values.shape or not np.isfinite(state[name]).all():
+            found = state[name].shape if name in state else "nothing"
+            raise BundleError(
+                f"bundle {initial.digest[:12]}: {STATE}: {name} of shape {values.shape} expected, {found} found "
+                f"(family {initial.manifest.family})"
+            )
+    return state
+
+
+def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays) -> Manifest:
+    draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    defaults = msgspec.structs.replace(
+        draft.defaults, center=state["center"].tolist(), scale=np.maximum(state["scale"], 1e-4).tolist()
+    )
+    return msgspec.structs.replace(draft, defaults=defaults)
+
+
+def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, str]) -> Ranges:
+    tensors = len(graph) + 1
+    shapes = {"low": gate.Shape((tensors,)), "high": gate.Shape((tensors,))}
+
+    def check(told: Arrays) -> str | None:
+        return gate.fault(told, shapes) or (
+            None if (told["low"] <= told["high"]).all() else "ranges: low <= high expected, the opposite came"
+        )
+
+    answers = crew.ask("ranges", "evaluate.observe", arrays_of_graph(graph), asked, check)
+    _note(failed, answers)
+    return merge_ranges(
+        Ranges(tuple(answers.arrays[name]["low"].tolist()), tuple(answers.arrays[name]["high"].tolist()))
+        for name in sorted(answers.arrays)
+    )
+
+
+def _judge(
+    crew: Crew,
+    asked: dict[str, str],
+    content: bytes,
+    graph: Graph,
+    d: int,
+    initial: Bundle | None,
+    failed: dict[str, str],
+) -> Judgement:
+    """Federated evaluation of the candidate's files, beside the current release's."""
+    arrays: Arrays = {**arrays_of_graph(graph), "candidate": as_array(content)}
+    if initial is not None:
+        arrays["current"] = as_array(trimmed(initial))
+
+    def check(told: Arrays) -> str | None:
+        return gate.fault(told, judged_shapes(told, d)) or (None if len(told) > 2 else "figures of a runtime expected")
+
+    answers = crew.ask("evaluation", "evaluate.judge", arrays, asked, check)
+    _note(failed, answers)
+    return pool([answers.arrays[name] for name in sorted(answers.arrays)])
