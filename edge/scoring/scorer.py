@@ -36,8 +36,8 @@ class Scored:
     Attributes:
         raw: (N,) score of each window by itself.
         score: (N,) smoothed; what the threshold is compared with.
-        z: (N, D) normalised features; smoothed for `project`, so that attribution sees what the score sees.
-        error: (N, D) what attribution rests on: smoothed z (project) or residual z - z' (reconstruct).
+        z: (N, D) normalised features, not smoothed.
+        error: (N, D) what attribution rests on, smoothed as the score is: z (project) or residual z - z' (reconstruct).
     """
 
     raw: NDArray[np.float64]

@@ -130,6 +130,11 @@ class Cutter:
         self._flight = -1 if self._drone else 0
         self._landed: int | None = None  # row of the last landing; None: the next take-off begins a new flight
 
+    @property
+    def airborne(self) -> bool:
+        """Whether the newest sample was in the air; never for features that cannot tell."""
+        return self._drone and self._airborne_since is not None
+
     def gap(self) -> None:
         """Samples are missing here: what comes next is a new flight."""
         self._first += len(self._rows)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from servers import wait_for
 
 ROOT = Path(__file__).parents[2]

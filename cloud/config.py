@@ -1,0 +1,55 @@
+"""Configuration of the cloud's processes: `covey cloud run` and `covey cloud serve`, and their rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+DEFAULT_STORE = "sqlite:///covey.db"
+DEFAULT_REPOSITORY_DIR = "covey-repository"
+DEFAULT_BASE_URL = "http://127.0.0.1:8200"
+DEFAULT_GROUP = "default"
+
+# fullmatch only: a group is part of a file's path and of a URL's.
+_GROUP = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+
+
+class CloudConfig(Struct, frozen=True):
+    """One configuration for all of the cloud's processes on a machine."""
+
+    kafka: str = "127.0.0.1:9092"  # bootstrap servers, comma-separated
+    kafka_kind: Literal["kafka", "embedded"] = "kafka"
+    broker_instance: str = ""  # "": the cluster's own id; offsets in the store belong to it
+    store: str = DEFAULT_STORE  # SQLAlchemy URL, or the path of an SQLite file
+    repository_dir: str = DEFAULT_REPOSITORY_DIR
+    base_url: str = DEFAULT_BASE_URL  # of `covey cloud serve`, as devices see it
+    ack_after: Literal["kafka", "store"] = "kafka"  # store: what is committed comes back on covey.acks
+    batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    batch_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    serve_host: str = "127.0.0.1"
+    serve_port: Annotated[int, Meta(ge=0, le=65_535)] = 8200  # 0: any free one, said on stderr
+    serve_threads: Annotated[int, Meta(ge=1, le=1024)] = 64  # connections at a time
+    tls_cert: str = ""  # PEM chain; "": plain HTTP, what is served is signed anyway
+    tls_key: str = ""
+
+    def __post_init__(self) -> None:
+        """Rules between keys."""
+        if self.kafka_kind == "embedded" and not self.broker_instance:
+            msg = (
+                "broker_instance is needed with kafka_kind 'embedded': it forgets everything when it ends, "
+                "so give it a new word at each start"
+            )
+            raise ValueError(msg)
+        if bool(self.tls_cert) != bool(self.tls_key):
+            msg = "tls_cert and tls_key are given together or not at all"
+            raise ValueError(msg)
+        if not self.base_url.startswith(("http://", "https://")):
+            msg = f"base_url: http:// or https:// expected, {self.base_url!r} received"
+            raise ValueError(msg)
+
+
+def is_group(name: str) -> bool:
+    """Whether `name` may be a group: 1-64 letters, digits, `.`, `_`, `-`, not beginning with a mark."""
+    return _GROUP.fullmatch(name) is not None

@@ -1,0 +1,229 @@
+"""Questions to the store: fleet, alarms, releases, counts, export. Changes nothing.
+
+Rows come back as plain dicts of JSON values, in the names that `--json` prints.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+
+from cloud.store import schema
+from cloud.store.writer import CONFLICTS, DUPLICATES_REFUSED, UNDECODABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Connection, Engine
+
+Row = dict[str, Any]
+
+
+def fleet(engine: Engine) -> list[Row]:
+    """Every device, by name: what it reports, what is wanted of it, what it has sent."""
+    with schema.read(engine) as connection:
+        return _devices(connection, None)
+
+
+def device(engine: Engine, name: str) -> Row | None:
+    """One device of `fleet`, or None."""
+    with schema.read(engine) as connection:
+        return next(iter(_devices(connection, name)), None)
+
+
+def alarms(
+    engine: Engine, *, device: str | None = None, open_only: bool = False, limit: int | None = None
+) -> list[Row]:
+    """Alarms, newest first by their own beginning."""
+    table = schema.alarms
+    query = sa.select(table).order_by(
+        sa.func.coalesce(table.c.begin_s, table.c.end_s).desc(), table.c.device, table.c.alarm_id
+    )
+    if device is not None:
+        query = query.where(table.c.device == device)
+    if open_only:
+        query = query.where(table.c.state == "begin")
+    with schema.read(engine) as connection:
+        return [_alarm(row) for row in connection.execute(query.limit(limit)).mappings()]
+
+
+def releases(engine: Engine, group: str | None = None) -> list[Row]:
+    """Releases by group and number, with how many devices want and run each."""
+    table, want, have = schema.releases, schema.desired, schema.devices
+    wanted = (
+        sa.select(sa.func.count())
+        .where(want.c.group == table.c.group, want.c.release == table.c.number)
+        .scalar_subquery()
+    )
+    running = (
+        sa.select(sa.func.count())
+        .where(have.c.group == table.c.group, have.c.release == table.c.number)
+        .scalar_subquery()
+    )
+    query = sa.select(table, wanted.label("wanted"), running.label("running"))
+    query = query.order_by(table.c.group, table.c.number)
+    if group is not None:
+        query = query.where(table.c.group == group)
+    with schema.read(engine) as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def learning(engine: Engine, *, kind: str | None = None) -> list[Row]:
+    """Steps of the loop in the order they were recorded."""
+    table = schema.learning
+    query = sa.select(table).order_by(table.c.id)
+    if kind is not None:
+        query = query.where(table.c.kind == kind)
+    with schema.read(engine) as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def counts(engine: Engine) -> Row:
+    """Totals over the fleet.
+
+    `missing`: sequence numbers below an outbox's newest stored one that are neither stored nor told as
+    dropped; on their way, or lost.
+    """
+    event, summary = schema.events, schema.summaries
+    with schema.read(engine) as connection:
+
+        def number(query: sa.Select[Any]) -> int:
+            return int(connection.execute(query).scalar_one() or 0)
+
+        kinds = connection.execute(sa.select(event.c.kind, sa.func.count()).group_by(event.c.kind))
+        by_kind = {kind: n for kind, n in kinds}  # noqa: C416  # rows are not pairs to a type checker
+        counter = {row.name: row.value for row in connection.execute(sa.select(schema.counters))}
+        per_outbox = connection.execute(
+            sa.select(event.c.device, event.c.outbox, sa.func.max(event.c.seq), sa.func.count()).group_by(
+                event.c.device, event.c.outbox
+            )
+        )
+        newest = {(name, outbox): (top, n) for name, outbox, top, n in per_outbox}
+        given_up = _given_up(connection, newest)
+        health = [
+            msgspec.json.decode(text) for (text,) in connection.execute(sa.select(schema.devices.c.health)) if text
+        ]
+        return {
+            "devices": number(sa.select(sa.func.count()).select_from(schema.devices)),
+            "online": number(sa.select(sa.func.count()).where(schema.devices.c.online.is_(True))),
+            "events": sum(by_kind.values()),
+            "summaries": by_kind.get("summary", 0),
+            "alarm_events": by_kind.get("alarm", 0),
+            "status_events": by_kind.get("status", 0),
+            "alarms": number(sa.select(sa.func.count()).select_from(schema.alarms)),
+            "open_alarms": number(sa.select(sa.func.count()).where(schema.alarms.c.state == "begin")),
+            "windows": number(sa.select(sa.func.sum(summary.c.windows))),
+            "alarmed_windows": number(sa.select(sa.func.sum(summary.c.alarmed_windows))),
+            "missing": sum(top - n for top, n in newest.values()) - given_up,
+            "dropped": given_up,
+            "duplicates_refused": counter.get(DUPLICATES_REFUSED, 0),
+            "conflicts": counter.get(CONFLICTS, 0),
+            "undecodable": counter.get(UNDECODABLE, 0),
+            "releases": number(sa.select(sa.func.count()).select_from(schema.releases)),
+            "raw_bytes": sum(one["raw_bytes"] for one in health),
+            "uplink_bytes": sum(one["uplink_bytes"] for one in health),
+            "downlink_model_bytes": sum(one.get("downlink_model_bytes", 0) for one in health),
+            "waiting_to_publish": number(sa.select(sa.func.count()).select_from(schema.outgoing)),
+        }
+
+
+def export(engine: Engine) -> Iterator[bytes]:
+    """One JSON line per event: device, outbox, seq, kind, time, sha256; ordered by device, outbox, seq."""
+    table = schema.events
+    query = sa.select(table.c.device, table.c.outbox, table.c.seq, table.c.kind, table.c.time, table.c.sha256)
+    query = query.order_by(table.c.device, table.c.outbox, table.c.seq)
+    with schema.read(engine) as connection:
+        for row in connection.execution_options(yield_per=1000).execute(query).mappings():
+            yield msgspec.json.encode(dict(row)) + b"\n"
+
+
+def _devices(connection: Connection, name: str | None) -> list[Row]:
+    table, want, summary, alarm = schema.devices, schema.desired, schema.summaries, schema.alarms
+    query = sa.select(table, want.c.release.label("desired"), want.c.revision.label("desired_revision"))
+    query = query.select_from(table.outerjoin(want, want.c.device == table.c.device)).order_by(table.c.device)
+    sums = sa.select(summary.c.device, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)).group_by(
+        summary.c.device
+    )
+    open_ = sa.func.sum(sa.case((alarm.c.state == "begin", 1), else_=0))
+    raised = sa.select(alarm.c.device, sa.func.count(), open_).group_by(alarm.c.device)
+    if name is not None:
+        query = query.where(table.c.device == name)
+        sums = sums.where(summary.c.device == name)
+        raised = raised.where(alarm.c.device == name)
+    windows = {one: (int(n), int(bad)) for one, n, bad in connection.execute(sums)}
+    flights = _flights(connection, name)
+    alarmed = {one: (int(n), int(still)) for one, n, still in connection.execute(raised)}
+    result: list[Row] = []
+    for row in connection.execute(query).mappings():
+        one = row["device"]
+        result.append(
+            {
+                "device": one,
+                "group": row["group"],
+                "online": row["online"],
+                "first_seen_s": row["first_seen_s"],
+                "last_seen_s": row["last_seen_s"],
+                "release": row["release"],
+                "desired": row["desired"],
+                "desired_revision": row["desired_revision"],
+                "windows": windows.get(one, (0, 0))[0],
+                "alarmed_windows": windows.get(one, (0, 0))[1],
+                "alarms": alarmed.get(one, (0, 0))[0],
+                "open_alarms": alarmed.get(one, (0, 0))[1],
+                "flights": flights.get(one, []),
+                "reported": _json(row["reported"]),
+                "health": _json(row["health"]),
+                "position": _json(row["position"]),
+            }
+        )
+    return result
+
+
+def _flights(connection: Connection, name: str | None) -> dict[str, list[Row]]:
+    """Device -> its recordings by name, with windows and alarms; none where the source knows no names."""
+    summary, alarm = schema.summaries, schema.alarms
+    sums = sa.select(
+        summary.c.device, summary.c.flight, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)
+    )
+    sums = sums.where(summary.c.flight != "").group_by(summary.c.device, summary.c.flight)
+    raised = sa.select(alarm.c.device, alarm.c.flight, sa.func.count()).group_by(alarm.c.device, alarm.c.flight)
+    if name is not None:
+        sums, raised = sums.where(summary.c.device == name), raised.where(alarm.c.device == name)
+    alarms_of = {(one, flight): n for one, flight, n in connection.execute(raised)}
+    result: dict[str, list[Row]] = {}
+    for one, flight, n, bad in connection.execute(sums.order_by(summary.c.device, summary.c.flight)):
+        row = {"flight": flight, "windows": int(n), "alarmed_windows": int(bad)}
+        result.setdefault(one, []).append({**row, "alarms": alarms_of.get((one, flight), 0)})
+    return result
+
+
+def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, int]]) -> int:
+    """How many numbers below the newest stored one were told as dropped and are not stored all the same."""
+    spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for row in connection.execute(sa.select(schema.dropped).order_by(schema.dropped.c.first)):
+        top = newest.get((row.device, row.outbox), (0, 0))[0]
+        merged = spans.setdefault((row.device, row.outbox), [])
+        first, last = row.first, min(row.last, top)
+        if merged:  # ranges of several summaries may overlap: ascending by first, cut what is counted
+            first = max(first, merged[-1][1] + 1)
+        if first <= last:
+            merged.append((first, last))
+    event = schema.events
+    total = 0
+    for (name, outbox), ranges in spans.items():
+        for first, last in ranges:
+            stored = sa.select(sa.func.count()).where(
+                event.c.device == name, event.c.outbox == outbox, event.c.seq.between(first, last)
+            )
+            total += last - first + 1 - int(connection.execute(stored).scalar_one())
+    return total
+
+
+def _alarm(row: sa.RowMapping) -> Row:
+    return {**row, "attribution": _json(row["attribution"])}
+
+
+def _json(text: str) -> Any:
+    return msgspec.json.decode(text) if text else None

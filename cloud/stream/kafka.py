@@ -1,0 +1,181 @@
+"""The only file of the cloud that imports confluent_kafka: consumer, producer, topics, and their errors in one line.
+
+An unreachable broker is an ordinary state: what cannot be done now says so with a LinkError and is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from covey.errors import LinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from cloud.config import CloudConfig
+
+_log = logging.getLogger("cloud.kafka")
+
+METADATA_TIMEOUT_S = 5.0
+
+
+class Record(NamedTuple):
+    """One message read."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes
+    received_s: float  # Kafka's timestamp; 0.0 where the broker keeps none
+
+
+class Reader:
+    """Reads chosen topics from given offsets; group membership and committed offsets are not used.
+
+    A group join takes seconds, and offsets belong to the store's own transaction.
+    """
+
+    def __init__(self, config: CloudConfig, topics: Iterable[str]) -> None:
+        settings: dict[str, Any] = {
+            "bootstrap.servers": config.kafka,
+            "group.id": "covey-cloud-store",  # the library wants one; nothing is committed to it
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",  # past retention: begin at what is left, repeats are refused
+            "allow.auto.create.topics": False,
+            "log_level": 0,  # what it would write to stderr by itself comes through the callback
+            "error_cb": _told,
+        }
+        if config.kafka_kind == "embedded":
+            settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
+        self._topics = tuple(topics)
+        self._kafka = config.kafka
+        self._consumer = Consumer(settings)
+        self._assigned: set[tuple[str, int]] = set()
+
+    def instance(self) -> str:
+        """The cluster's own id.
+
+        Raises:
+            LinkError: no broker answers.
+        """
+        try:
+            found = self._consumer.cluster_id(METADATA_TIMEOUT_S)
+        except KafkaException as error:
+            raise LinkError(f"kafka {self._kafka}: {told(error)}") from error
+        if not found:
+            raise LinkError(f"kafka {self._kafka}: a cluster id expected, none received")
+        return found
+
+    def assign_new(self, offsets: Mapping[tuple[str, int], int]) -> int:
+        """Begin to read partitions that have appeared, each at its offset or the beginning; returns how many.
+
+        Raises:
+            LinkError: no broker answers.
+        """
+        try:
+            known = self._consumer.list_topics(timeout=METADATA_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise LinkError(f"kafka {self._kafka}: {told(error)}") from error
+        there = {(name, p) for name in self._topics if name in known for p in known[name].partitions}
+        new = sorted(there - self._assigned)
+        if new:
+            self._consumer.incremental_assign(
+                [TopicPartition(name, p, offsets.get((name, p), OFFSET_BEGINNING)) for name, p in new]
+            )
+            self._assigned |= set(new)
+        return len(new)
+
+    def batch(self, most: int, wait_s: float) -> list[Record]:
+        """Up to `most` messages: waits at most `wait_s` for the first, then takes what has come with it."""
+        # Two steps: the library's batch call would hold the first message until the time is up.
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return []
+        messages = [first]
+        if most > 1:
+            messages += self._consumer.consume(most - 1, timeout=min(wait_s, 0.01))
+        return [record for record in map(_record, messages) if record is not None]
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+
+class Writer:
+    """Produces, and tells each message's fate to its own callback, which `poll` runs on the caller's thread."""
+
+    def __init__(self, config: CloudConfig) -> None:
+        settings: dict[str, Any] = {
+            "bootstrap.servers": config.kafka,
+            "acks": "all",
+            "linger.ms": 5,
+            "message.timeout.ms": 30_000,
+            "log_level": 0,  # what it would write to stderr by itself comes through the callback
+            "error_cb": _told,
+        }
+        if config.kafka_kind == "embedded":
+            # Over its restart an idempotent producer fails for good; duplicates are the sink's business.
+            settings |= {"enable.idempotence": False, "max.in.flight.requests.per.connection": 1}
+        else:
+            settings["enable.idempotence"] = True
+        self._producer = Producer(settings)
+
+    def produce(self, topic: str, key: str, value: bytes, on_delivery: Callable[[bool], None] | None = None) -> bool:
+        """Hand over one message; False when the queue is full (nothing was taken)."""
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                _log.warning("%s: %s not delivered: %s", topic, key, error.str())
+            if on_delivery is not None:
+                on_delivery(error is None)
+
+        try:
+            self._producer.produce(topic, value, key or None, on_delivery=delivered)
+        except BufferError:
+            return False
+        except KafkaException as error:
+            raise LinkError(f"kafka: {topic}: {told(error)}") from error
+        return True
+
+    def poll(self) -> None:
+        """Run the callbacks of what was delivered or given up."""
+        self._producer.poll(0)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait for what was handed over; returns how much is still on its way."""
+        return self._producer.flush(timeout_s)
+
+
+def told(error: KafkaException) -> str:
+    """The library's error in its own words."""
+    inner = error.args[0] if error.args else error
+    return inner.str() if isinstance(inner, KafkaError) else str(inner)
+
+
+def _record(message: Message) -> Record | None:
+    error = message.error()
+    if error is not None:
+        _log.warning("%s: %s", message.topic(), error.str())
+        return None
+    kind, timestamp_ms = message.timestamp()
+    key = message.key() or b""
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=(key if isinstance(key, bytes) else key.encode()).decode("utf-8", "replace"),
+        value=_bytes(message.value()),
+        received_s=timestamp_ms / 1000 if kind and timestamp_ms > 0 else 0.0,
+    )
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+def _told(error: KafkaError) -> None:
+    _log.info("%s", error.str())

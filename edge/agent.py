@@ -1,0 +1,418 @@
+"""The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in. One loop, one thread.
+
+It wires and decides what depends on several parts: when to calibrate, when to summarise, when a new release may take over,
+when it is taken back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
+everything that was said on disk and, if the cloud is there, acknowledged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from covey import wire
+from covey.bundle import read_bundle
+from covey.errors import BundleError, ConfigError, DataError, UpdateError, UsageError
+from edge.commission import Ring, calibrated, fits
+from edge.core import AgentCore, Loaded, Output, Raised
+from edge.install import Installer
+from edge.link import Link, read_password, tls_context
+from edge.loading import choose_runtime, open_model
+from edge.models.check import check_golden, check_in_subprocess
+from edge.models.slots import Slot, Slots
+from edge.outbox import Outbox
+from edge.resend import SendWindow
+from edge.sources.player import Begin, End, Player
+from edge.status import Flight, Tally, memory_bytes, temperature_c, write_status
+from edge.trial import Trial
+from edge.uplink import Uplink
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from edge.config import AgentConfig
+    from edge.models.update import Updater
+
+_TURN_S = 0.05  # the loop's bounded wait
+_STATUS_S = 1.0
+_BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
+_KEPT_COMMANDS = 64  # ids answered; QoS 1 may bring a command twice
+
+
+def run(config: AgentConfig, stop: threading.Event) -> None:
+    """Fly until `stop` is set, or until everything was played with `exit_when_done`.
+
+    Raises:
+        ConfigError: no model, or a state folder that cannot be used.
+        CoveyError: a file, a bundle or a runtime that cannot be used at all.
+    """
+    with ExitStack() as stack:
+        agent = Agent(config, stop, stack)
+        try:
+            agent.loop()
+        finally:
+            agent.finish()
+
+
+class Agent:
+    """One device's agent."""
+
+    def __init__(self, config: AgentConfig, stop: threading.Event, stack: ExitStack) -> None:
+        """Open everything, commission, calibrate; the stack closes it."""
+        self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
+        self._state = _state_folder(config, stack)
+        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start)
+        self._tally = Tally()
+        self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
+        self._started_s = self._next_status_s = 0.0
+        self._interval_s = config.summary_interval_s
+        self._next_summary_s = time.monotonic() + self._interval_s
+        self._answered: list[str] = []
+        self._tried_windows = 0
+        self._watched: Loaded | None = None
+        self._battery_column: int | None = None
+
+        self._slots = Slots(self._state / "slots")
+        for problem in self._slots.problems:
+            self._log.warning("%s", problem)
+        self._ring_path = self._state / "ring.bin"
+        self._installer = Installer(config, self._slots, _updater(config, self._state), self._ring_path, self._log)
+        stack.callback(self._installer.close)
+        outbox = stack.enter_context(Outbox(self._state / "outbox.db", config.device, config.outbox_bytes))
+        link = Link(
+            config.device,
+            config.host,
+            config.port,
+            self._log,
+            tls=tls_context(config.mqtt_ca, config.mqtt_cert, config.mqtt_key),
+            user=config.mqtt_user,
+            password=read_password(config.mqtt_password_file),
+        )
+        stack.callback(link.close)
+        window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
+        self._up = Uplink(outbox, link, window, self._log)
+
+        self._trial = Trial(self._state / "trial.json")
+        self._slot, model = self._first_model()
+        self._core = AgentCore(config.device, model)
+        self._player.columns = model.manifest.inputs.channels
+        self._ring = Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log)
+        stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
+        self._write_status()
+        if self._ring.windows == 0 and (config.commission or config.commission_fitted):
+            self._ring.commission(config.commission, config.commission_fitted, stop, self._log)
+        self._calibrate()
+        self._say("start", f"runtime {model.runtime} {model.provider}".strip())
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def _first_model(self) -> tuple[Slot, Loaded]:
+        slot = self._slots.active
+        if slot is None:
+            slot = self._install_first()
+        back = ""
+        if self._trial.failed(slot.release, slot.bundle.digest):
+            back = "died before its first windows were over"
+        try:
+            if not back:
+                self._trial.enter()
+                model = self._open(slot)
+                self._trial.leave()
+                return slot, model
+        except BundleError as error:
+            if self._slots.previous is None:
+                raise
+            back = str(error)
+        older = self._slots.go_back(back)
+        self._trial.end()
+        if older is None:
+            raise UpdateError(f"release {slot.release}: {back}; there is no release to go back to")
+        self._installer.gone_back(slot.release, slot.bundle.digest, back)
+        return older, self._open(older)
+
+    def _install_first(self) -> Slot:
+        config = self._config
+        if not config.bundle:
+            raise ConfigError(f"bundle: a bundle expected, {self._state} holds no release yet")
+        path = Path(config.bundle)
+        runtime = choose_runtime(read_bundle(path), config.runtimes)
+        check_in_subprocess(path, runtime, config.check_timeout_s, config.check_memory_bytes)
+        return self._slots.activate(self._slots.put(path, config.bundle_release, None).name)
+
+    def _open(self, slot: Slot) -> Loaded:
+        runtime = choose_runtime(slot.bundle, self._config.runtimes)
+        model = open_model(slot.bundle, slot.release, runtime, slot.calibration)
+        check_golden(slot.bundle, runtime, model.network)
+        return model
+
+    def _calibrate(self) -> None:
+        """Calibrate the active model when the ring has windows enough, and again later when that failed."""
+        model = self._core.model
+        least = max(model.manifest.scoring.commission_windows, self._tried_windows)
+        if not self._core.learning or self._ring.windows < least:
+            return
+        self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
+        try:
+            done = calibrated(model, self._ring_path)
+            if done.calibration is None:
+                return
+            self._slot = self._slots.calibrate(done.calibration)
+        except (DataError, UpdateError) as error:
+            self._log.warning("calibration: %s", error)
+            return
+        self._log.info("calibrated on %d windows", done.calibration.windows)
+        self._emit(self._core.swap(done))
+
+    def _advance_release(self) -> None:
+        ready = self._installer.ready
+        if ready is not self._watched:
+            self._watched = ready
+            self._core.watch(ready)
+        if ready is None:
+            return
+        verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
+        if verdict is None or (verdict and not self._may_swap()):
+            return
+        if verdict:
+            self._swap(ready)
+        else:
+            self._say("update", self._installer.reason, ok=False)
+        self._next_summary_s = 0.0
+
+    def _may_swap(self) -> bool:
+        low, volts = self._config.min_battery_v, self._tally.battery_v
+        return not self._core.airborne and (volts is None or volts >= low)
+
+    def _swap(self, ready: Loaded) -> None:
+        try:
+            slot = self._slots.activate(self._slots.spare_name)
+        except (BundleError, UpdateError) as error:
+            self._installer.refuse(str(error))
+            self._say("update", str(error), ok=False)
+            return
+        self._trial.begin(ready.release, ready.digest, self._config.trial_windows)
+        self._installer.swapped()
+        self._use(slot, ready)
+        self._say("update", f"release {ready.release} in slot {slot.name}")
+
+    def _use(self, slot: Slot, model: Loaded) -> None:
+        self._slot, self._tried_windows = slot, 0
+        self._emit(self._core.swap(model))
+        self._player.columns = model.manifest.inputs.channels
+        if not fits(self._ring_path, model.manifest.inputs):
+            self._ring.close()
+            self._ring = Ring(self._ring_path, model.manifest.inputs, self._config.ring_windows, self._log)
+        self._calibrate()
+
+    def _go_back(self, error: BundleError) -> None:
+        bad = self._core.model
+        older = self._slots.go_back(str(error)) if self._trial.on else None
+        if older is None:
+            raise error
+        self._trial.end()
+        self._use(older, self._open(older))
+        self._installer.gone_back(bad.release, bad.digest, str(error))
+        self._say("update", f"back to release {older.release}: {error}", ok=False)
+        self._next_summary_s = 0.0
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Turn until stopped."""
+        while not self._stop.is_set():
+            now_s = time.monotonic()
+            for wanted in self._up.step(now_s):
+                self._take(wanted)
+            self._installer.step(now_s)
+            scored = self._play(now_s)
+            self._advance_release()
+            self._phase = "flying" if self._player.playing or not self._player.done else "idle"
+            if self._player.done and self._config.sources:
+                self._phase = "done"
+                if self._config.exit_when_done:
+                    return
+            if now_s >= self._next_summary_s:
+                self._summarise()
+            if now_s >= self._next_status_s:
+                self._write_status()
+                self._next_status_s = now_s + _STATUS_S
+            if not (scored and self._config.speed == 0):
+                self._stop.wait(_TURN_S)
+
+    def finish(self) -> None:
+        """End what is open, tell it, and wait for its acknowledgement within `flush_s`."""
+        self._emit(self._core.end_flight())
+        self._trial.leave()
+        if self._core.summary.windows:
+            self._summarise()
+        self._say("stop", "stopped" if self._stop.is_set() else "everything was played")
+        self._up.flush(self._config.flush_s)
+        self._write_status()
+
+    def _play(self, now_s: float) -> bool:
+        items = self._player.take(now_s, time.time())
+        for item in items:
+            if isinstance(item, Begin):
+                self._begin(item)
+            elif isinstance(item, End):
+                self._emit(self._core.end_flight())
+                self._trial.leave()
+                self._summarise(item.name)
+            else:
+                if item.gap:
+                    self._core.gap()
+                self._tally.raw_bytes += item.rows.nbytes
+                if self._battery_column is not None:
+                    self._tally.battery_v = float(item.rows[-1, self._battery_column]) / 1000.0
+                self._trial.enter()
+                try:
+                    self._scored(self._core.push(item.rows, item.start_s))
+                except BundleError as error:
+                    self._go_back(error)
+        return bool(items)
+
+    def _begin(self, item: Begin) -> None:
+        inputs = self._core.model.manifest.inputs
+        if abs(item.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
+            raise DataError(f"{item.name}: {inputs.rate_hz:g} samples/s expected, {item.rate_hz:g} found")
+        self._tally.flights.append(Flight(Path(item.name).name, self._core.model.release))
+        self._battery_column = item.channels.index(_BATTERY) if _BATTERY in item.channels else None
+        self._emit(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+
+    def _scored(self, output: Output) -> None:
+        self._tally.scored(output.windows, output.first_s)
+        self._emit(output.alarms)
+        if self._config.learn:
+            for kept in output.kept:
+                self._ring.append(kept)
+        if self._trial.lived(output.windows):
+            self._log.info("release %d has lived through its trial", self._core.model.release)
+        self._calibrate()
+
+    # -- what is said ---------------------------------------------------------------------------------------------
+
+    def _emit(self, raised: Sequence[Raised]) -> None:
+        for alarm, traceparent in raised:
+            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
+            self._tally.alarm(alarm)
+            self._up.put("alarm", alarm, traceparent)
+
+    def _summarise(self, flight: str = "") -> None:
+        self._next_summary_s = time.monotonic() + self._interval_s
+        dropped = self._up.outbox.dropped()
+        core, outbox = self._core, self._up.outbox
+        health = wire.Health(
+            memory_bytes=memory_bytes(),
+            cpu_s=time.process_time(),
+            outbox_rows=outbox.depth,
+            outbox_bytes=outbox.size_bytes,
+            raw_bytes=self._tally.raw_bytes,
+            uplink_bytes=self._up.link.sent_bytes,
+            downlink_model_bytes=self._installer.fetched_bytes,
+            temperature_c=temperature_c(),
+            battery_v=self._tally.battery_v,
+            dropped=dropped,
+        )
+        name = Path(flight).name[:256] or core.flight_name
+        data = core.summary.build(time.time(), core.threshold, self._reported(), health, core.open_alarms, name)
+        self._up.put("summary", data, tells=dropped)
+
+    def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:
+        self._up.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
+
+    def _reported(self) -> wire.Reported:
+        model, installer = self._core.model, self._installer
+        return wire.Reported(
+            release=model.release,
+            digest=model.digest,
+            runtime=model.runtime,
+            provider=model.provider,
+            calibration=model.calibration_digest,
+            slot=self._slot.name,
+            state=installer.state,
+            target=installer.target,
+            reason=installer.reason,
+            revision=installer.revision,
+        )
+
+    def _take(self, wanted: wire.Desired | wire.Command) -> None:
+        if isinstance(wanted, wire.Desired):
+            self._installer.want(wanted, self._core.model)
+            self._interval_s = wanted.parameters.summary_interval_s or self._config.summary_interval_s
+            self._next_summary_s = min(self._next_summary_s, time.monotonic() + self._interval_s)
+            return
+        if wanted.id in self._answered:
+            return
+        self._answered = [*self._answered, wanted.id][-_KEPT_COMMANDS:]
+        in_time = time.time() <= wanted.expires_s
+        if in_time and wanted.kind == "summarise":
+            self._summarise()
+        detail = wanted.kind if in_time else f"{wanted.kind}: expired"
+        self._up.put("status", wire.Status("command", self._reported(), detail, wanted.id, in_time))
+
+    def _write_status(self) -> None:
+        model, outbox, installer = self._core.model, self._up.outbox, self._installer
+        inputs = model.manifest.inputs
+        status = {
+            "device": self._config.device,
+            "pid": os.getpid(),
+            "state": self._phase,
+            "connected": self._up.link.connected,
+            "release": model.release,
+            "digest": model.digest,
+            "runtime": model.runtime,
+            "provider": model.provider,
+            "calibrated": not self._core.learning,
+            "update": {"state": installer.state, "target": installer.target, "reason": installer.reason},
+            "windows": self._tally.windows,
+            "window_s": inputs.window / inputs.rate_hz,
+            "first_window_s": self._tally.first_window_s,
+            "ring_windows": self._ring.windows,
+            "raw_bytes": self._tally.raw_bytes,
+            "uplink_bytes": self._up.link.sent_bytes,
+            "downlink_model_bytes": installer.fetched_bytes,
+            "outbox": {
+                "id": outbox.id,
+                "last_seq": outbox.last_seq,
+                "pending": outbox.depth,
+                "dropped": outbox.dropped_rows(),
+            },
+            "flights": [asdict(flight) for flight in self._tally.flights],
+            "memory_bytes": memory_bytes(),
+        }
+        write_status(self._state / "status.json", status)
+
+
+def _updater(config: AgentConfig, state: Path) -> Updater | None:
+    if not config.trusted_root:
+        return None
+    from edge.models.update import Updater  # TUF and cryptography: only where updates are taken
+
+    return Updater(state / "update", Path(config.trusted_root))
+
+
+def _state_folder(config: AgentConfig, stack: ExitStack) -> Path:
+    """The private state folder, locked against a second agent.
+
+    Raises:
+        ConfigError: it cannot be made, or another agent has it.
+    """
+    folder = Path(config.state)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        file = stack.enter_context((folder / "lock").open("a"))
+    except OSError as error:
+        raise ConfigError(f"state: {folder}: a folder of our own expected: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"state: {folder}: another agent runs on it") from error
+    return folder

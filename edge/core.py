@@ -1,0 +1,347 @@
+"""The agent without clock, threads, sockets or disk: samples in; alarms, normal windows and a summary's figures out.
+
+One core is one device. It cuts its stream into windows, scores them with the active model, judges them, and beside that
+lets a new model score the same windows in shadow. A model is swapped between two windows. A model that was not calibrated
+on this device learns silently: its windows are all kept, and it raises no alarm.
+
+Who owns a core keeps the ring, sends the messages and says what time it is; thousands of cores fit in one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+
+from covey import wire
+from covey.bundle import sha256
+from covey.errors import DataError
+from covey.sketch import Sketch
+from edge.scoring.detector import Detector
+from edge.scoring.scorer import Scorer
+from edge.scoring.summary import SummaryBuilder, wire_score
+from edge.scoring.windows import Cutter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from covey.bundle import Calibration, Manifest
+    from edge.scoring.detector import Anomaly
+    from edge.scoring.scorer import Network, Scored
+    from edge.scoring.windows import Windows
+
+_MAX_SHARES = 16  # of the channels, in an alarm
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to run.
+
+    Attributes:
+        manifest: of its bundle.
+        digest: of its bundle.
+        release: its number.
+        network: what runs it.
+        runtime: name of that, as in the manifest's thresholds.
+        provider: kernels that really run.
+        calibration: from this device's ring; None: the group's defaults, which raise no alarm.
+    """
+
+    manifest: Manifest
+    digest: str
+    release: int
+    network: Network
+    runtime: str
+    provider: str = ""
+    calibration: Calibration | None = None
+
+    @property
+    def calibration_digest(self) -> str:
+        """sha256 of the calibration; empty without one."""
+        return "" if self.calibration is None else sha256(msgspec.json.encode(self.calibration))
+
+    @property
+    def reference(self) -> Sketch:
+        """Scores of normal windows under this runtime."""
+        base = self.calibration if self.calibration is not None else self.manifest.defaults
+        return Sketch.from_wire(base.reference[self.runtime])
+
+
+class Raised(NamedTuple):
+    """An alarm and the trace that it begins."""
+
+    alarm: wire.Alarm
+    traceparent: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A normal window, for the ring."""
+
+    samples: bytes  # T * C float32, little endian, row by row
+    start_s: float
+    index: int  # its number in its flight; alarmed windows count, so that a hole shows
+    flight: int  # counts over the core's life
+
+
+@dataclass
+class Output:
+    """What some samples brought about."""
+
+    windows: int = 0
+    first_s: float | None = None  # device clock of the first window's oldest sample
+    alarms: list[Raised] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+
+
+@dataclass
+class Shadow:
+    """How a new model does beside the active one.
+
+    Attributes:
+        windows: windows that both scored.
+        calm: of these, those that the active model finds normal.
+        above: of the calm ones, those above the new model's threshold.
+        broken: scores that are no numbers.
+        problem: why it cannot score at all.
+    """
+
+    windows: int = 0
+    calm: int = 0
+    above: int = 0
+    broken: int = 0
+    problem: str = ""
+
+
+class _Window(NamedTuple):
+    samples: NDArray[np.float32]  # (T, C)
+    start_s: float
+    end_s: float
+    error: NDArray[np.float64]  # (D,)
+
+
+@dataclass
+class _ShadowRun:
+    seen: Shadow
+    model: Loaded
+    scorer: Scorer
+    cutter: Cutter | None  # None: it looks at the same windows as the active model
+    columns: list[int] = field(default_factory=list)
+
+    def begin_flight(self, name: str, channels: tuple[str, ...]) -> None:
+        try:
+            self.columns = _columns(name, channels, self.model)
+        except DataError as error:
+            self.seen.problem = str(error)
+
+
+class AgentCore:
+    """One device's detection."""
+
+    def __init__(self, device: str, model: Loaded, new_trace: Callable[[], tuple[str, str]] = wire.new_trace) -> None:
+        self.device = device
+        self._new_trace = new_trace
+        self._columns: list[int] | None = None
+        self._channels: tuple[str, ...] = ()
+        self._name = ""
+        self._flight = -1  # over the core's life
+        self._cutter_flight: int | None = None
+        self._index = 0
+        self._open: tuple[str, str, str] | None = None  # alarm id, trace id, traceparent
+        self._shadow: _ShadowRun | None = None
+        self._use(model)
+        self._cutter = Cutter(model.manifest.inputs)
+
+    def _use(self, model: Loaded) -> None:
+        self.model = model
+        self.learning = model.calibration is None
+        self._scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
+        self._detector: Detector[_Window] = Detector(model.manifest.scoring)
+        self.summary = SummaryBuilder(model.reference)
+
+    @property
+    def threshold(self) -> float:
+        """What scores are compared with."""
+        return self._scorer.threshold
+
+    @property
+    def airborne(self) -> bool:
+        """Whether the device is in the air, where its features can tell."""
+        return self._cutter.airborne
+
+    @property
+    def flight_name(self) -> str:
+        """Name of the stretch being flown; empty between two."""
+        return self._name
+
+    @property
+    def open_alarms(self) -> list[str]:
+        """Ids of alarms begun and not ended."""
+        return [] if self._open is None else [self._open[0]]
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """What the shadow has seen so far."""
+        return None if self._shadow is None else self._shadow.seen
+
+    def begin_flight(self, name: str, channels: Sequence[str]) -> list[Raised]:
+        """A stretch of samples with these columns begins; returns the alarms that the one before left open.
+
+        Raises:
+            DataError: a channel that the model looks at is missing.
+        """
+        self._channels = tuple(channels)
+        columns = _columns(name, self._channels, self.model)
+        ended = self.end_flight()
+        self._name, self._columns = name, columns
+        if self._shadow is not None:
+            self._shadow.begin_flight(name, self._channels)
+        return ended
+
+    def end_flight(self) -> list[Raised]:
+        """The stretch is over, or the stream stops; returns the alarms that were open."""
+        ended = self._finish()
+        self.gap()
+        self._name = ""
+        return ended
+
+    def gap(self) -> None:
+        """Samples are missing here: no window spans the gap, and a new flight begins after it."""
+        self._cutter.gap()
+        if self._shadow is not None and self._shadow.cutter is not None:
+            self._shadow.cutter.gap()
+
+    def push(self, samples: NDArray[np.float32], start_s: float) -> Output:
+        """Score what these samples complete.
+
+        Args:
+            samples: (n, C) rows in the order of `begin_flight`'s channels.
+            start_s: device clock of the first row, seconds since the epoch.
+        """
+        if self._columns is None:
+            raise DataError("samples came before begin_flight said what they are")
+        windows = self._cutter.push(samples[:, self._columns], start_s)
+        scored = self._scorer.score(windows)
+        output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
+        calm = [self._judge(windows, scored, i, output) for i in range(len(windows))]
+        self._score_shadow(samples, start_s, windows, calm)
+        return output
+
+    def swap(self, model: Loaded) -> list[Raised]:
+        """Go on with another model from the next window; returns the alarms that the old one had open.
+
+        Raises:
+            DataError: it looks at a channel that the stretch being flown does not have.
+        """
+        if self._columns is not None:
+            self._columns = _columns(self._name, self._channels, model)
+        ended = self._finish()
+        if model.manifest.inputs != self.model.manifest.inputs:
+            self._cutter = Cutter(model.manifest.inputs)
+            self._cutter_flight = None
+        self._use(model)
+        self._shadow = None
+        return ended
+
+    def watch(self, model: Loaded | None) -> None:
+        """Let a new model score in shadow from the next window on; None ends it."""
+        if model is None:
+            self._shadow = None
+            return
+        scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
+        same = model.manifest.inputs == self.model.manifest.inputs
+        self._shadow = _ShadowRun(Shadow(), model, scorer, None if same else Cutter(model.manifest.inputs))
+        if self._columns is not None:
+            self._shadow.begin_flight(self._name, self._channels)
+
+    def _judge(self, windows: Windows, scored: Scored, i: int, output: Output) -> bool:
+        """One window; returns whether it is normal."""
+        inputs = self.model.manifest.inputs
+        start_s, flight = float(windows.start_s[i]), int(windows.flight[i])
+        end_s = start_s + inputs.window / inputs.rate_hz
+        if flight != self._cutter_flight:
+            self._cutter_flight, self._index = flight, 0
+            self._flight += 1
+        score = wire_score(float(scored.score[i]))
+        normal, alarmed = True, False
+        if not self.learning:
+            window = _Window(windows.samples[i], start_s, end_s, scored.error[i])
+            step = self._detector.push(score, self.threshold, flight, window)
+            if step.ended is not None:
+                output.alarms.append(self._alarm("end", step.ended))
+            if step.began is not None:
+                output.alarms.append(self._alarm("begin", step.began))
+            normal, alarmed = not (step.anomalous or step.alarmed), step.alarmed
+        self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
+        if normal and np.isfinite(windows.samples[i]).all():
+            output.kept.append(Kept(_bytes(windows.samples[i]), start_s, self._index, self._flight))
+        self._index += 1
+        return normal
+
+    def _score_shadow(self, samples: NDArray[np.float32], start_s: float, windows: Windows, calm: list[bool]) -> None:
+        shadow = self._shadow
+        if shadow is None or shadow.seen.problem:
+            return
+        if shadow.cutter is not None:  # its windows are not those that were judged
+            windows = shadow.cutter.push(samples[:, shadow.columns], start_s)
+            calm = [not self.open_alarms] * len(windows)
+        seen = shadow.seen
+        for score, normal in zip(shadow.scorer.score(windows).score.tolist(), calm, strict=True):
+            seen.windows += 1
+            seen.broken += not np.isfinite(score)
+            seen.calm += normal
+            seen.above += normal and not score <= shadow.scorer.threshold
+
+    def _finish(self) -> list[Raised]:
+        ended = self._detector.finish()
+        return [] if ended is None else [self._alarm("end", ended)]
+
+    def _alarm(self, state: str, anomaly: Anomaly[_Window]) -> Raised:
+        begins = state == "begin"
+        if begins or self._open is None:
+            trace_id, traceparent = self._new_trace()
+            self._open = (f"{self.device}-{trace_id[:16]}", trace_id, traceparent)
+        alarm_id, trace_id, traceparent = self._open
+        window = anomaly.raised if begins else anomaly.last
+        shares, top = self._scorer.attribute(np.nan_to_num(window.error))
+        model = self.model
+        alarm = wire.Alarm(
+            alarm_id=alarm_id,
+            state="begin" if begins else "end",
+            window=wire.WindowRef(window.start_s, window.end_s, sha256(_bytes(window.samples))),
+            windows=anomaly.windows,
+            release=model.release,
+            digest=model.digest,
+            calibration=model.calibration_digest,
+            runtime=model.runtime,
+            score=anomaly.score,
+            peak_score=anomaly.peak_score,
+            threshold=self.threshold,
+            confidence=self._scorer.confidence(anomaly.score),
+            top_channel=top,
+            attribution=[wire.Share(name, share) for name, share in shares[:_MAX_SHARES]],
+            trace_id=trace_id,
+            flight=self._name,
+        )
+        if not begins:
+            self._open = None
+        return Raised(alarm, traceparent)
+
+
+def _columns(name: str, channels: tuple[str, ...], model: Loaded) -> list[int]:
+    wanted = model.manifest.inputs.channels
+    missing = [channel for channel in wanted if channel not in channels]
+    if missing:
+        raise DataError(
+            f"{name}: channels of release {model.release} expected, {', '.join(missing)} missing "
+            f"(found: {', '.join(channels)})"
+        )
+    return [channels.index(channel) for channel in wanted]
+
+
+def _bytes(samples: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(samples, "<f4").tobytes()

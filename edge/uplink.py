@@ -1,0 +1,109 @@
+"""Outbox and link together: events go to disk first, then to the broker, and are deleted when the cloud says they are safe.
+
+It knows no model; what comes from the cloud and is not an `ack` or the gateway's presence is handed to the agent.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from covey import wire
+from covey.errors import LinkError, StoreError, WireError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Sequence
+
+    from msgspec import Struct
+
+    from edge.link import Link
+    from edge.outbox import Outbox
+    from edge.resend import SendWindow
+
+_BATCH = 32
+_OFFLINE_S = 2.0  # a stop without a connection waits no longer for one
+
+
+class Uplink:
+    """The way up, and what comes down it."""
+
+    def __init__(self, outbox: Outbox, link: Link, window: SendWindow, log: logging.Logger) -> None:
+        self.outbox, self.link, self.window = outbox, link, window
+        self._log = log
+        self._was_connected = False
+        self._trouble = ""
+        if outbox.damaged:
+            log.warning("%s: damaged and set aside; a new outbox %s begins", outbox.path, outbox.id)
+
+    def put(self, kind: str, data: Struct, traceparent: str = "", tells: Sequence[wire.Dropped] = ()) -> None:
+        """Queue one event; its bytes never change from here to the store."""
+        now_s = time.time()
+        self.outbox.put(kind, lambda identity: wire.make_event(identity, kind, now_s, data, traceparent), tells)
+
+    def step(self, now_s: float) -> list[wire.Desired | wire.Command]:
+        """Do what is due without waiting; `now_s` is monotonic. Returns what the cloud wants of the agent."""
+        self.outbox.tick()
+        if self.outbox.trouble != self._trouble:
+            self._trouble = self.outbox.trouble
+            self._log.warning("outbox: %s", self._trouble or "writes again")
+        wanted: list[wire.Desired | wire.Command] = []
+        messages = self.link.step(now_s)
+        if self.link.connected and not self._was_connected:
+            self.window.connected(now_s)
+        self._was_connected = self.link.connected
+        for kind, payload in messages:
+            try:
+                self._take(kind, payload, now_s, wanted)
+            except (WireError, StoreError) as error:
+                self._log.warning("%s: %s", kind, error)
+        if self.link.connected:
+            self._send(now_s)
+        return wanted
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send until everything is acknowledged or the time is up; at an orderly stop."""
+        self.outbox.commit()
+        began_s = time.monotonic()
+        while self.outbox.depth:
+            waited_s = time.monotonic() - began_s
+            if waited_s > (timeout_s if self.link.connected else min(timeout_s, _OFFLINE_S)):
+                break
+            self.step(time.monotonic())
+            time.sleep(0.02)
+        return self.outbox.depth == 0
+
+    def _take(self, kind: str, payload: bytes, now_s: float, wanted: list[wire.Desired | wire.Command]) -> None:
+        if not payload:  # a retained message that was cleared
+            return
+        if kind == "gateway":
+            self.window.gateway(now_s, online=wire.decode(wire.GatewayPresence, payload).online)
+        elif kind == "ack":
+            for one in wire.decode(wire.Ack, payload).acks:
+                if one.outbox == self.outbox.id:  # another one's: of a file that is gone
+                    self.outbox.acknowledge(one.ranges)
+                    self.window.acknowledged(one.ranges)
+        elif kind == "desired":
+            wanted.append(wire.decode(wire.Desired, payload))
+        elif kind == "command":
+            wanted.append(wire.decode(wire.Command, payload))
+
+    def _send(self, now_s: float) -> None:
+        if self.window.late(now_s):
+            if self.link.unconfirmed:  # the broker does not answer at all: the connection is dead
+                self.link.drop(f"{self.link.unconfirmed} messages without an answer from the broker", now_s)
+                return
+            self._log.info("no acknowledgement: %d rows are sent again, oldest first", self.outbox.depth)
+        count = min(self.window.room(now_s), self.link.room, _BATCH)
+        if count <= 0:
+            return
+        for row in self.outbox.batch(self.window.after, count):
+            try:
+                if not self.link.publish(row.kind, row.body):
+                    return
+            except LinkError as error:
+                # It can never be sent, and would block what follows.
+                self._log.warning("event %s/%d given up: %s", self.outbox.id, row.seq, error)
+                self.outbox.give_up(row.seq)
+                continue
+            self.window.sent(row.seq, now_s)

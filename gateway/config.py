@@ -1,0 +1,93 @@
+"""Configuration of the gateway: every key, its unit, its bound and its default. No I/O here."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from covey import topics, wire
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+_HOST_PORT = re.compile(r"[^\s:,]+:[0-9]{1,5}")
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,64}")
+
+
+class GatewayConfig(Struct, frozen=True, kw_only=True):
+    """One gateway process. `covey gateway run --help` lists the options that set the same keys."""
+
+    mqtt: str = "127.0.0.1:1883"  # host:port
+    kafka: str = "127.0.0.1:9092"  # host:port, more after commas
+    name: str = "gateway"  # MQTT client id and presence: one process per name
+    shards: tuple[str, ...] | None = None  # two hex digits each; None: the whole fleet
+
+    ack_after: Literal["kafka", "store"] = "kafka"  # store: where the Kafka broker keeps nothing on disk
+    ack_interval_s: Seconds = 0.5  # at most one ack message per device in it
+    kafka_kind: Literal["kafka", "embedded"] = "kafka"
+    partitions: Annotated[int, Meta(ge=1, le=1024)] = 6  # of topics that do not exist yet
+    replication: Annotated[int, Meta(ge=0, le=16)] = 0  # 0: the broker's default
+
+    max_event_bytes: Annotated[int, Meta(ge=256, le=wire.MAX_EVENT_BYTES)] = wire.MAX_EVENT_BYTES
+    rate_events_s: Annotated[float, Meta(gt=0)] = 500.0  # sustained, per device; an agent sends about one
+    rate_burst: Annotated[int, Meta(ge=1)] = 20_000  # a backlog after an outage must pass
+    receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 2_000  # MQTT 5: unacknowledged at most
+    queue_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000  # for Kafka; when full, reading stops
+    session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800  # the broker keeps our queue so long
+    keepalive_s: Annotated[int, Meta(ge=2, le=3_600)] = 30
+    republish_interval_s: Seconds = 60.0  # desired, again: a memory-only broker forgets retained messages
+    presence_interval_s: Seconds = 30.0
+    flush_s: Seconds = 10.0  # at an orderly stop
+
+    mqtt_ca: str = ""  # PEM file; TLS when given
+    mqtt_cert: str = ""
+    mqtt_key: str = ""
+    mqtt_user: str = ""
+    mqtt_password_file: str = ""
+
+    health_host: str = "127.0.0.1"
+    health_port: Port = 0  # 0: off
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        if not _is_host_port(self.mqtt):
+            problems.append(f"mqtt: host:port expected, {self.mqtt!r} given")
+        if not all(_is_host_port(part) for part in self.kafka.split(",")):
+            problems.append(f"kafka: host:port[,host:port] expected, {self.kafka!r} given")
+        if not _NAME.fullmatch(self.name):
+            problems.append(f"name: 1-64 letters, digits, '.', '_', '-' expected, {self.name!r} given")
+        unknown = [s for s in self.shards or () if s not in topics.SHARDS]
+        if unknown or self.shards == ():
+            problems.append(f"shards: two hex digits each expected, {', '.join(unknown) or 'none'} given")
+        if self.receive_maximum > self.queue_messages:
+            problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
+        if bool(self.mqtt_cert) != bool(self.mqtt_key):
+            problems.append("mqtt_cert and mqtt_key: both or neither expected")
+        if self.mqtt_cert and not self.mqtt_ca:
+            problems.append("mqtt_cert: mqtt_ca expected beside it")
+        if self.mqtt_password_file and not self.mqtt_user:
+            problems.append("mqtt_password_file: mqtt_user expected beside it")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def serves(self, shard: str) -> bool:
+        """Whether a shard is this gateway's."""
+        return self.shards is None or shard in self.shards
+
+    def own_shards(self) -> tuple[str, ...]:
+        """The shards this gateway serves, named."""
+        return topics.SHARDS if self.shards is None else self.shards
+
+
+def _is_host_port(text: str) -> bool:
+    return _HOST_PORT.fullmatch(text) is not None and 0 < int(text.rsplit(":", 1)[1]) <= 65_535
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Host and port of a validated `host:port`."""
+    host, port = text.rsplit(":", 1)
+    return host, int(port)

@@ -1,0 +1,252 @@
+"""The agent as a process against real brokers: nothing lost, order, acknowledgements, learning, updates, going back."""
+
+import json
+import re
+import sqlite3
+import stat
+
+import pytest
+
+from covey import wire
+from covey.ring import FITTED, RingReader
+from edge_bundles import make_bundle, write_flight
+from edge_cloud import Cloud, start_agent, wait_status
+from servers import Iotcore, Mosquitto, unique, wait_for
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(scope="module", params=[Mosquitto, Iotcore], ids=["mosquitto", "iotcore"])
+def broker(request, tmp_path_factory):
+    with request.param(tmp_path_factory.mktemp(request.param.name)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mosquitto(tmp_path_factory):
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    make_bundle(folder / "m.covey")
+    write_flight(folder / "calm.csv", 400, 1)
+    write_flight(folder / "more.csv", 400, 2)
+    write_flight(folder / "bad.csv", 400, 3, bad=(200, 260))
+    write_flight(folder / "long.csv", 20_000, 4)
+    return folder
+
+
+def options(files, *more):
+    return ("--bundle", str(files / "m.covey"), "--summary-interval-s", "0.2", *more)
+
+
+def outbox_rows(folder, device):
+    with sqlite3.connect(f"file:{folder / device / 'outbox.db'}?mode=ro", uri=True) as db:
+        return [seq for (seq,) in db.execute("SELECT seq FROM rows ORDER BY seq")]
+
+
+def test_every_acknowledged_row_is_deleted_and_the_first_delivery_is_in_order(tmp_path, broker, files):
+    device = unique("d")
+    with Cloud(broker.port) as cloud:
+        agent = start_agent(
+            tmp_path, broker.port, device,
+            *options(files, "--commission", str(files / "calm.csv"), "--source", str(files / "bad.csv"), "--speed", "0"),
+            "--exit-when-done",
+        )  # fmt: skip
+        assert agent.wait(60) == 0, agent.tail()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert status["outbox"]["pending"] == 0
+        assert status["state"] == "done"
+        assert outbox_rows(tmp_path, device) == []
+        mine = [seq for identity, _, _ in cloud.events for seq in [identity.seq] if identity.device == device]
+        first = list(dict.fromkeys(mine))
+        assert first == list(range(1, status["outbox"]["last_seq"] + 1))
+        [flight] = status["flights"]
+        assert (flight["name"], flight["windows"], flight["alarms"], flight["top_channel"]) == ("bad.csv", 100, 1, "ay")
+        assert flight["first_alarm_s"] - flight["first_window_s"] == 204.0  # rows 204-207: the second window above
+        own = [(p.online) for name, p in cloud.presences if name == device]
+        assert own == [True, False]
+        kinds = [status.kind for status in cloud.data("status")]
+        assert kinds == ["start", "stop"]
+
+
+def test_the_state_folder_is_private(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port):
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv"), "--exit-when-done"),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+        )  # fmt: skip
+        assert agent.wait(60) == 0, agent.tail()
+    state = tmp_path / device
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    for name in ("outbox.db", "ring.bin", "status.json", "slots/a/bundle.zip"):
+        assert stat.S_IMODE((state / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_kill_9_midway_loses_nothing_and_repeats_have_the_same_bytes(tmp_path, broker, files):
+    device = unique("d")
+    words = options(files, "--commission", str(files / "calm.csv"), "--speed", "0")
+    words += tuple(word for _ in range(2) for word in ("--source", str(files / "bad.csv")))
+    with Cloud(broker.port, acknowledging=False) as cloud:
+        agent = start_agent(tmp_path, broker.port, device, *words)
+        wait_for(lambda: cloud.seqs().count(3) > 0, 30, "three events")
+        agent.kill9()
+        waiting = outbox_rows(tmp_path, device)
+        assert len(waiting) >= 3
+        cloud.acknowledging = True
+        agent = start_agent(tmp_path, broker.port, device, *words)
+        wait_status(tmp_path, device, pid=agent.pid, state="done")
+        wait_for(lambda: outbox_rows(tmp_path, device) == [] or None, 30, "acknowledgements")
+        agent.stop()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert set(waiting) <= set(cloud.seqs())
+        assert set(cloud.seqs()) == set(range(1, status["outbox"]["last_seq"] + 1))
+        bodies = {}
+        for identity, _, body in cloud.events:
+            assert bodies.setdefault(identity, body) == body
+
+
+def test_a_puback_deletes_nothing_and_a_hole_is_sent_again(tmp_path, broker, files):
+    device = unique("d")
+    config = tmp_path / "agent.toml"
+    config.write_text("ack_timeout_s = 0.5\n")
+    with Cloud(broker.port) as cloud:
+        cloud.holes = {2}
+        agent = start_agent(
+            tmp_path, broker.port, device, *options(files, "--config", str(config)),
+            "--commission", str(files / "calm.csv"), "--source", str(files / "calm.csv"), "--speed", "100",
+        )  # fmt: skip
+        wait_for(lambda: cloud.seqs().count(2) >= 2, 30, "the hole, sent again")
+        assert outbox_rows(tmp_path, device)[0] == 2
+        assert 1 not in outbox_rows(tmp_path, device)
+        cloud.holes = set()
+        wait_for(lambda: 2 not in outbox_rows(tmp_path, device), 30, "the hole acknowledged")
+        agent.stop()
+
+
+def test_rows_are_held_back_until_a_gateway_shows_itself(tmp_path, files):
+    device = unique("d")
+    with Mosquitto(tmp_path / "m") as server, Cloud(server.port, gateway=False) as cloud:
+        agent = start_agent(tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")))
+        wait_status(tmp_path, device, connected=True)
+        wait_for(lambda: len(outbox_rows(tmp_path, device)) >= 3, 10, "rows on disk")
+        assert cloud.events == []
+        cloud.say_gateway(device, online=True)
+        wait_for(lambda: len(set(cloud.seqs())) >= 3, 5, "rows")
+        agent.stop()
+
+
+def test_without_a_gateway_they_are_not_held_back_for_ever(tmp_path, files):
+    device = unique("d")
+    config = tmp_path / "agent.toml"
+    config.write_text("hold_s = 0.3\n")
+    with Mosquitto(tmp_path / "m") as server, Cloud(server.port, gateway=False) as cloud:
+        agent = start_agent(
+            tmp_path, server.port, device,
+            *options(files, "--config", str(config), "--commission", str(files / "calm.csv")),
+        )  # fmt: skip
+        wait_for(lambda: len(set(cloud.seqs())) >= 3, 20, "rows")
+        agent.stop()
+
+
+def test_the_agent_outlives_its_broker(tmp_path, files):
+    device = unique("d")
+    with Mosquitto(tmp_path / "m") as server:
+        with Cloud(server.port) as cloud:
+            agent = start_agent(tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")))
+            wait_for(cloud.seqs, 20, "the first event")
+            server.kill9()
+        wait_for(lambda: len(outbox_rows(tmp_path, device)) >= 4, 20, "rows on disk meanwhile")
+        server.restart()
+        with Cloud(server.port) as again:
+            wait_for(lambda: len(set(again.seqs())) >= 4, 40, "what was written meanwhile")
+            agent.stop()
+            last = json.loads((tmp_path / device / "status.json").read_text())["outbox"]["last_seq"]
+            assert set(cloud.seqs()) | set(again.seqs()) == set(range(1, last + 1))
+
+
+def test_commissioning_is_done_once_and_marks_what_was_fitted(tmp_path, mosquitto, files):
+    device = unique("d")
+    words = options(
+        files, "--commission", str(files / "calm.csv"), "--commission-fitted", str(files / "more.csv"), "--no-learn",
+        "--source", str(files / "bad.csv"), "--speed", "0", "--exit-when-done",
+    )  # fmt: skip
+    with Cloud(mosquitto.port):
+        for _ in range(2):
+            agent = start_agent(tmp_path, mosquitto.port, device, *words)
+            assert agent.wait(60) == 0, agent.tail()
+            with RingReader(tmp_path / device / "ring.bin") as ring:
+                flags = [record.flags for record in ring.records()]
+            assert flags == [FITTED] * 100 + [0] * 100
+
+
+def test_alarmed_windows_never_reach_the_ring(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port):
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "bad.csv"), "--speed", "0", "--exit-when-done",
+        )  # fmt: skip
+        assert agent.wait(60) == 0, agent.tail()
+    with RingReader(tmp_path / device / "ring.bin") as ring:
+        records = list(ring.records())
+    live = [record for record in records if record.flight == records[-1].flight]
+    indices = {record.index for record in live}
+    assert not indices & set(range(50, 65))  # rows 200-259
+    assert len(indices) >= 80
+
+
+def test_without_windows_enough_it_learns_silently_then_calibrates_and_alarms(tmp_path, mosquitto, files):
+    device = unique("d")
+    write_flight(tmp_path / "early.csv", 60, 9, bad=(10, 40))  # 15 windows: not enough, and some of them are bad
+    with Cloud(mosquitto.port) as cloud:
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--source", str(tmp_path / "early.csv")),
+            "--source", str(files / "calm.csv"), "--source", str(files / "calm.csv"), "--speed", "0", "--exit-when-done",
+        )  # fmt: skip
+        assert agent.wait(60) == 0, agent.tail()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert status["flights"][0]["alarms"] == 0
+        assert status["calibrated"]
+        reported = [summary.reported.calibration for summary in cloud.data("summary")]
+        assert reported[0] == ""
+        assert re.fullmatch("[0-9a-f]{64}", reported[-1])
+
+
+def test_commands_are_answered_once(tmp_path, mosquitto, files):
+    import time
+
+    device = unique("d")
+    with Cloud(mosquitto.port) as cloud:
+        words = ("--bundle", str(files / "m.covey"), "--summary-interval-s", "600")
+        agent = start_agent(tmp_path, mosquitto.port, device, *words)
+        wait_status(tmp_path, device, connected=True)
+        for _ in range(2):
+            cloud.tell(device, "command", wire.Command("c1", "summarise", time.time() + 60))
+        cloud.tell(device, "command", wire.Command("c2", "ping", time.time() - 60))
+        wait_for(lambda: len([s for s in cloud.data("status") if s.kind == "command"]) >= 2, 10, "answers")
+        answers = [(s.command, s.ok) for s in cloud.data("status") if s.kind == "command"]
+        assert answers == [("c1", True), ("c2", False)]
+        assert len(cloud.data("summary")) == 1
+        agent.stop()
+
+
+def test_two_agents_do_not_share_a_state(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port):
+        first = start_agent(tmp_path, mosquitto.port, device, *options(files))
+        wait_status(tmp_path, device, connected=True)
+        second = start_agent(tmp_path, mosquitto.port, device, *options(files), log="second.log")
+        assert second.wait(30) == 2
+        assert "another agent runs on it" in second.tail()
+        first.stop()
+
+
+def test_no_model_is_one_line(tmp_path, mosquitto):
+    agent = start_agent(tmp_path, mosquitto.port, "d1")
+    assert agent.wait(30) == 2
+    assert agent.tail().strip().splitlines()[-1].startswith("covey: bundle: a bundle expected")

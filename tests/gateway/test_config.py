@@ -1,0 +1,77 @@
+"""One message names every bad key; the commands' help loads no heavy library."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from covey.config import load
+from covey.errors import ConfigError
+from gateway.config import GatewayConfig
+from gateway.counts import COUNTERS, GAUGES, Counts
+from gateway.tick import waits
+
+
+def test_defaults_serve_the_whole_fleet() -> None:
+    config = load(GatewayConfig, "gateway", environ={})
+    assert config.serves("00")
+    assert len(config.own_shards()) == 256
+
+
+def test_file_then_environment_then_option(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('mqtt = "a:1"\nkafka = "a:2"\nname = "a"\nshards = ["0a", "ff"]\n')
+    environ = {"COVEY_GATEWAY_KAFKA": "b:2", "COVEY_GATEWAY_NAME": "b", "COVEY_GATEWAY_RECEIVE_MAXIMUM": "50"}
+    config = load(GatewayConfig, "gateway", file, {"name": "c"}, environ)
+    assert (config.mqtt, config.kafka, config.name, config.receive_maximum) == ("a:1", "b:2", "c", 50)
+    assert config.own_shards() == ("0a", "ff")
+    assert not config.serves("0b")
+
+
+def test_every_bad_value_is_named_in_one_message() -> None:
+    with pytest.raises(ConfigError) as told:
+        load(GatewayConfig, "gateway", None, {"mqtt": "nohost", "kafka": "a:1,b", "shards": ["0G"], "name": "a b"}, {})
+    for part in ("mqtt:", "kafka:", "shards:", "name:"):
+        assert part in str(told.value)
+
+
+def test_unknown_keys_and_values_out_of_bounds_are_told_together(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('mqqt = "a:1"\nreceive_maximum = 0\nack_after = "never"\n')
+    with pytest.raises(ConfigError) as told:
+        load(GatewayConfig, "gateway", file, None, {"COVEY_GATEWAY_HEALTH_PORT": "70000"})
+    for part in (str(file), "'mqqt'", "receive_maximum", "ack_after", "COVEY_GATEWAY_HEALTH_PORT"):
+        assert part in str(told.value)
+
+
+def test_help_loads_no_client_library() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from gateway.cli import app\n"
+        "for c in (['--help'], ['run', '--help'], ['status', '--help'], ['check', '--help']):\n"
+        "    r = CliRunner().invoke(app, c); assert r.exit_code == 0, r.output\n"
+        "    assert len(c) == 1 or 'Example: covey gateway ' + c[0] in r.output, r.output\n"
+        "print([m for m in ('paho', 'confluent_kafka', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
+
+
+def test_counts_read_as_prometheus_text() -> None:
+    counts = Counts()
+    counts.add("received", 2, "alarm")
+    counts.add("received", 1, 'a"\\\n')
+    counts.gauges["pending"] = 3
+    text = counts.prometheus()
+    assert 'covey_gateway_received_total{kind="alarm"} 2\n' in text
+    assert 'covey_gateway_received_total{kind="a\\"\\\\\\n"} 1\n' in text
+    assert "covey_gateway_pending 3\n" in text
+    assert "covey_gateway_acks_total 0\n" in text
+    assert text.count("# TYPE") == len(COUNTERS) + len(GAUGES)
+
+
+def test_the_loop_waits_where_news_will_come_from() -> None:
+    assert waits(0, 0, linked=True, busy=False).socket_s > 0  # idle: the socket
+    assert waits(1, 5, linked=True, busy=False).report_s > 0  # sparse: the delivery report
+    assert waits(500, 500, linked=True, busy=False).gather_s > 0  # dense: let bytes gather
+    assert waits(0, 0, linked=False, busy=False).report_s > 0  # no socket: still not spinning
