@@ -48,9 +48,9 @@ class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """Options of family `dense-ae`."""
 
     hidden: list[Count] | None = None  # widths; from the number of features when None
-    epochs: Count = 5  # a round
+    epochs: Count = 10  # a round
     learning_rate: Positive = 2e-3
-    batch: Count = 64
+    batch: Count = 16  # windows; a commissioned drone has some forty
     trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of clients cut from each end, from three clients on
     proximal: Annotated[float, Meta(ge=0)] = 0.0
 

@@ -134,7 +134,10 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     )
     if len(content) > MAX_BUNDLE_BYTES:
         raise BundleError(f"{job.out}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
-    write_whole(Path(job.out), content)
+    try:
+        write_whole(Path(job.out), content)
+    except OSError as error:
+        raise BundleError(f"{job.out}: cannot be written: {error.strerror}") from error
     devices = max(len(list(grid.get_node_ids())), 1)
     return Report(
         engine=engine,
@@ -233,6 +236,12 @@ def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, 
         )
 
     answers = crew.ask("ranges", "evaluate.observe", arrays_of_graph(graph), asked, check)
+    names = sorted(answers.arrays)
+    sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]
+    for name, told in zip(names, gate.norm_faults(sizes), strict=True):
+        if told is not None:  # one device's odd range would cost all of them their resolution
+            answers.refused[name] = f"ranges: {told}"
+            del answers.arrays[name]
     _note(failed, answers)
     return merge_ranges(
         Ranges(tuple(answers.arrays[name]["low"].tolist()), tuple(answers.arrays[name]["high"].tolist()))

@@ -121,6 +121,8 @@ def run(
         strangers = [name for name, node in devices.items() if "ring" not in node]
         if strangers:
             raise UsageError(f"--engine local: rings expected, {strangers[0]} is a file: give --engine simulation")
+    if out.is_dir():
+        raise UsageError(f"{out}: a file to write expected, it is a folder")
     from federated.engines.home import run_server
     from federated.engines.local import LocalGrid
     from federated.engines.simulation import SimulationGrid

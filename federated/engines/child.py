@@ -2,7 +2,7 @@
 
 Importing Flower takes 1.5 s, a fork 20 ms. A child is given one device's configuration (its ring) and one message over a
 socket of its own, answers, and ends; it knows no other device. The nursery itself opens no ring, starts no thread, and
-ends when its parent does. Frames are a length (u32, big endian) and that many bytes: first the configuration as JSON, then
+ends when its parent closes the control socket or ends. Frames are a length (u32, big endian) and that many bytes: first the configuration as JSON, then
 the message as Flower's protobuf; back come the child's process id, then the answer.
 """
 
@@ -112,5 +112,4 @@ def _child(control: socket.socket, line: socket.socket) -> NoReturn:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     serve(socket.socket(fileno=int(sys.argv[1])))

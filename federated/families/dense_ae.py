@@ -1,6 +1,7 @@
 """Family `dense-ae`: a dense autoencoder by federated averaging, each update clipped, the mean trimmed.
 
-The numbers are in dense.py; this file says what travels: the weights down, their change up, in float32.
+The numbers are in dense.py; this file says what travels: the weights down, their change up in float16, half the bytes
+(a change that float16 cannot hold is not finite and is refused).
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        return _named([new - old for new, old in zip(after, before, strict=True)])
+        with np.errstate(over="ignore"):  # told by the gate
+            return _named([(new - old).astype(np.float16) for new, old in zip(after, before, strict=True)])
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
         """Those of the weights."""

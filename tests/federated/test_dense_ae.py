@@ -34,7 +34,7 @@ def test_an_update_is_the_change_that_local_training_made():
     before = [state[name] for name in ("w0", "b0", "w1", "b1")]
     after, _ = dense.train(before, z, 1, PLAN.dense.learning_rate, 5, batch_size=8)
     for name, new, old in zip(("w0", "b0", "w1", "b1"), after, before, strict=True):
-        np.testing.assert_array_equal(update[name], new - old)
+        np.testing.assert_array_equal(update[name], (new - old).astype(np.float16))
     assert {name: values.shape for name, values in update.items()} == {
         name: shape.shape for name, shape in FAMILY.shapes(PLAN, 3).items()
     }

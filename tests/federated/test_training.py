@@ -206,6 +206,21 @@ def test_a_huge_update_is_refused_by_its_norm(files, tmp_path):
     assert "norm of at most" in next(iter(record.refused.values()))
 
 
+def test_one_devices_odd_ranges_do_not_cost_the_others_their_resolution(files, tmp_path):
+    class Odd(SimulationGrid):
+        def answers(self, messages, deadline):
+            from flwr.app import Array
+
+            for reply in super().answers(messages, deadline):
+                if reply.metadata.src_node_id == 1 and reply.metadata.message_type == "evaluate.observe":
+                    reply.content.array_records["arrays"]["high"] = Array(np.array([8.0, 1e6], np.float32))
+                yield reply
+
+    grid = Odd(devices_of_files([files]))
+    serve(grid, Plan("pca", **LAG), tmp_path / "model.zip", tmp_path / "runs")
+    assert read_bundle(tmp_path / "model.zip").manifest.evidence["litert.int8_error"] < 0.05
+
+
 class Listens(SimulationGrid):
     """Keeps what passes."""
 
