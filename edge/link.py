@@ -125,6 +125,8 @@ class Link:
                 self._lost(str(event.detail), now_s)
         if self._client is not None and not self.connected and now_s - self._began_s > _READY_TIMEOUT_S:
             self._lost("no answer to connect or subscribe", now_s)
+        elif self._client is not None and self.connected and self._client.socket() is None:
+            self._lost("connection lost", now_s)  # paho's loop can end without a word
         return received
 
     def publish(self, kind: str, payload: bytes) -> bool:

@@ -21,7 +21,14 @@ from federated_rigs import walk, write_csv, write_ring
 LOOSE = Gates(int8_error=0.3, int8_bias=0.3, false_alarms=0.3)
 PLANS = {
     "pca": Plan("pca", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
-    "dense-ae": Plan("dense-ae", window=4, commission_windows=50, rounds=5, dense=DenseOptions(epochs=8, learning_rate=0.01), gates=LOOSE),
+    "dense-ae": Plan(
+        "dense-ae",
+        window=4,
+        commission_windows=50,
+        rounds=5,
+        dense=DenseOptions(epochs=8, learning_rate=0.01),
+        gates=LOOSE,
+    ),
 }
 
 
