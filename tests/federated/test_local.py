@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -161,3 +163,16 @@ def test_files_are_no_devices_of_engine_local(stack):
             resume=False,
             stop=threading.Event(),
         )
+
+
+def test_the_nursery_does_not_outlive_its_parent():
+    code = (
+        "from federated.engines.local import LocalGrid\n"
+        "with LocalGrid({}) as grid:\n    print(grid._nursery.pid, flush=True)\n    input()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert psutil.pid_exists(pid)
+    parent.kill()
+    parent.communicate()
+    assert ends([pid])
