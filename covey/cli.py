@@ -63,16 +63,27 @@ def _root(
     """Edge-to-cloud, federated anomaly detection for fleets of drones and Jetson-class devices."""
 
 
-def build() -> typer.Typer:
-    """The whole command tree, from the entry points of what is installed."""
+def build(first_word: str = "") -> typer.Typer:
+    """The command tree, from the entry points of what is installed; one branch of it when its name is given.
+
+    Agents are started by the dozen: a role's process does not load the other roles' commands.
+    """
+    points = sorted(entry_points(group="covey.commands"), key=lambda p: p.name)
+    for point in [p for p in points if p.name == first_word] or points:
+        app.add_typer(point.load(), name=point.name)
+    if any(p.name == first_word for p in points):
+        return app
     from covey import stack_cli
     from covey.demo import cli as demo_cli
 
     demo_cli.register(app)
     stack_cli.register(app)
-    for point in sorted(entry_points(group="covey.commands"), key=lambda p: p.name):
-        app.add_typer(point.load(), name=point.name)
-    model = typer.Typer(help="Models on files: fit, score, show, check.", no_args_is_help=True, rich_markup_mode=None)
+    model = typer.Typer(
+        help="Models on files.",
+        epilog="Example: covey model fit --data flight1 --data flight2 --family pca --out model.covey",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
     for point in sorted(entry_points(group="covey.commands.model"), key=lambda p: p.name):
         model.registered_commands.extend(point.load().registered_commands)
     app.add_typer(model, name="model")
@@ -100,7 +111,7 @@ def main() -> None:
     """Run the command line; exit 0 done, 1 failed, 2 wrong usage or configuration."""
     with one_line():
         try:
-            code = build()(standalone_mode=False)
+            code = build(sys.argv[1] if len(sys.argv) > 1 else "")(standalone_mode=False)
         except click.exceptions.Abort:
             typer.echo("covey: interrupted", err=True)
             raise SystemExit(130) from None
