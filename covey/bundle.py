@@ -46,8 +46,8 @@ Positive = Annotated[float, Meta(gt=0)]
 class Features(Struct, frozen=True, forbid_unknown_fields=True):
     """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py.
 
-    `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust corrected for
-    battery, log standard deviations and means of three accelerations; windows with a motor at rest are left out.
+    `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
+    log standard deviations and means of three accelerations; windows with a motor at rest are left out.
     """
 
     kind: Literal["lag", "drone"]
@@ -97,7 +97,7 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
     end_windows: Width  # consecutive windows below it that end one
     commission_windows: Width  # normal windows a device needs before it calibrates
     attribution: Literal["channel", "rotor"]  # rotor: the motor whose ratio rose most names the cause
-    channel_of_feature: list[int]  # D: index into inputs.channels
+    channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
 
 
 class Golden(Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +142,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         wrong = [f"{name}: {d} values expected, {len(row)} found" for name, row in rows.items() if len(row) != d]
         if self.model.kind == "reconstruct" and self.model.outputs != d:
             wrong.append(f"model.outputs: {d} expected, {self.model.outputs} found")
-        if any(not 0 <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
+        least = -1 if self.inputs.features.kind == "drone" else 0
+        if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
         expected = {"lag": self.inputs.window * len(self.inputs.channels), "drone": 11}[self.inputs.features.kind]
         if d != expected:

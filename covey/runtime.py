@@ -44,6 +44,8 @@ def install_stop() -> threading.Event:
 
 
 PARENT_VARIABLE = "COVEY_PARENT_PID"  # set by a supervisor for its children
+# Taken out of the environment at once: children of this process have another parent.
+_EXPECTED_PARENT = os.environ.pop(PARENT_VARIABLE, None)
 
 
 def die_with_parent() -> None:
@@ -55,8 +57,7 @@ def die_with_parent() -> None:
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    expected = os.environ.get(PARENT_VARIABLE)
-    if expected is not None and os.getppid() != int(expected):
+    if _EXPECTED_PARENT is not None and os.getppid() != int(_EXPECTED_PARENT):
         raise SystemExit(0)
 
 

@@ -65,7 +65,7 @@ def _start_fleet(stack: Stack, devices: int, flights: Path | None, speed: float,
     source = flights if flights is not None else stack.folder / "flights"
     if flights is None and not (source / planning.MANIFEST).exists():
         log.info("flying %d simulated vehicles once, for their logs", devices)
-        words = ["--vehicles", str(devices), "--healthy", "3", "--damaged", str(max(1, devices * 2 // 5))]
+        words = ["--vehicles", str(devices), "--healthy", "5", "--damaged", str(max(1, devices * 2 // 5))]
         stack.children.run("flights", covey_command("sim", "flights", "--out", str(source), *words), PHASE_S, stop)
     plan = planning.make_plan(source, planning.read_manifest(source), devices)
     first = stack.folder / "release-1.covey"

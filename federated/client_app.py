@@ -48,11 +48,13 @@ class Own:
         name: for messages.
         windows: in order of time.
         fitted: (N,) bool: the group's model was fitted on the window.
+        session: (N,) int64: flight in the device's own count, which a window left out does not cut in two.
     """
 
     name: str
     windows: Windows
     fitted: NDArray[np.bool_]
+    session: NDArray[np.int64]
 
 
 @app.query()
@@ -80,7 +82,7 @@ def learn(message: Message, context: Context) -> Message:
     plan, inputs = _asked(config)
     own = load(_node(context), plan, inputs)
     z, center, scale = normalised(own, plan, inputs)
-    lesson = Lesson(z, own.windows.flight, own.fitted, inputs.features.kind == "drone")
+    lesson = Lesson(z, own.session, own.fitted, inputs.features.kind == "drone")
     seed = zlib.crc32(f"{plan.seed}/{config['round']}/{context.node_id}".encode())
     update = family_of(plan.family).update(plan, arrays_of(message), lesson, seed)
     told: Arrays = {
@@ -196,9 +198,10 @@ def _from_ring(path: Path, inputs: Inputs) -> Own:
     for _ in range(_TRIES):
         windows = ring_windows(path, inputs)
         with RingReader(path) as ring:
-            heads = [(record.start_s, record.flags) for record in ring.records()]
-        if [start for start, _ in heads] == windows.start_s.tolist():
-            return Own(str(path), windows, np.array([bool(flags & FITTED) for _, flags in heads], np.bool_))
+            heads = [(record.start_s, record.flags, record.flight) for record in ring.records()]
+        if [start for start, _, _ in heads] == windows.start_s.tolist():
+            fitted = np.array([bool(flags & FITTED) for _, flags, _ in heads], np.bool_)
+            return Own(str(path), windows, fitted, np.array([flight for _, _, flight in heads], np.int64))
     raise DataError(f"{path}: a ring that holds still for a moment expected, it changed {_TRIES} times while read")
 
 
@@ -212,4 +215,4 @@ def _from_files(paths: list[str], plan: Plan, inputs: Inputs) -> Own:
         parts.append(Windows(part.samples, part.end_row, part.flight + flight, part.start_s))
         flight += 1 + (int(part.flight[-1]) if len(part) else 0)
     windows = join(parts, inputs)
-    return Own(", ".join(paths), windows, np.zeros(len(windows), np.bool_))
+    return Own(", ".join(paths), windows, np.zeros(len(windows), np.bool_), windows.flight)

@@ -103,12 +103,14 @@ def write_struct(value: Struct) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def choose_inputs(plan: Plan, offers: Sequence[tuple[tuple[str, ...], float, int]], drone: Sequence[str]) -> Inputs:
+def choose_inputs(
+    plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]], drone: Sequence[str]
+) -> Inputs:
     """What the model looks at, from what the devices have.
 
     Args:
         plan: its features, columns, window and hop.
-        offers: channels, rate in samples/s, and window length (0: free) of every device that answered.
+        offers: name, channels, rate in samples/s, and window length (0: free) of every device that answered.
         drone: the channels of `drone` features.
 
     Raises:
@@ -116,23 +118,20 @@ def choose_inputs(plan: Plan, offers: Sequence[tuple[tuple[str, ...], float, int
     """
     if not offers:
         raise DataError("inputs: at least one device expected, none answered")
-    channels, rate_hz, fixed = offers[0]
-    everywhere = [name for name in channels if all(name in other for other, _, _ in offers)]
+    _, channels, rate_hz, fixed = offers[0]
+    everywhere = [name for name in channels if all(name in other for _, other, _, _ in offers)]
     kind = plan.features
     if kind == "auto":
         kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else "lag"
     wanted = list(drone) if kind == "drone" else plan.columns or list(channels)
-    missing = [name for name in wanted if name not in everywhere]
-    if missing:
-        raise DataError(
-            f"inputs: channels {', '.join(wanted)} expected on every device, {', '.join(missing)} missing on some"
-        )
-    if any(abs(rate - rate_hz) > 0.05 * rate_hz for _, rate, _ in offers):
-        raise DataError(
-            f"inputs: one rate expected, {sorted({round(rate, 2) for _, rate, _ in offers})} samples/s found"
-        )
+    for device, there, rate, _ in offers:
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise DataError(f"{device}: channels {', '.join(wanted)} expected, {', '.join(missing)} missing")
+        if abs(rate - rate_hz) > 0.05 * rate_hz:
+            raise DataError(f"{device}: {rate_hz:g} samples/s expected as of {offers[0][0]}, {rate:g} found")
     rate_hz = round(rate_hz, 3)
-    windows = {length for _, _, length in offers if length}
+    windows = {length for _, _, _, length in offers if length}
     if len(windows) > 1 or (windows and plan.window not in {None, *windows}):
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
     if kind == "drone":

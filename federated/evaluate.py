@@ -19,8 +19,8 @@ from covey.errors import AggregationError, CoveyError, DataError
 from covey.sketch import MAX_BINS, Sketch
 from edge.scoring.calibration import calibrate
 from edge.scoring.runtimes import available, open_runtime
-from edge.scoring.scorer import Scorer
-from edge.scoring.windows import Windows
+from edge.scoring.scorer import Scorer, normalise, raw_scores
+from edge.scoring.windows import Windows, features
 from federated.compile.graph import forward
 from federated.gate import Arrays, Shape
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from covey.bundle import Bundle, Manifest
+    from covey.bundle import Bundle, Calibration, Manifest
     from edge.scoring.scorer import Network
     from federated.compile.graph import Floats, Graph
     from federated.config import Gates
 
 FLOAT = "float"  # the graph's name among the runtimes
 # Order of a runtime's figures in a device's answer.
-FIGURES = ("int8_error", "int8_bias", "false_alarms", "false_alarms_fp32", "false_alarms_current")
+FIGURES = ("int8_error", "int8_bias", "false_alarms", "false_alarms_fp32", "false_alarms_current", "unexplained")
 NONE = -1.0  # a figure that does not exist: no current release, or not for that runtime
 
 
@@ -76,7 +76,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
     """What a device tells about a candidate.
 
     Returns:
-        `<runtime>.figures` (5,) float32 in the order of FIGURES, `<runtime>.reference` (bins, 2) int32 for every runtime
+        `<runtime>.figures` (6,) float32 in the order of FIGURES, `<runtime>.reference` (bins, 2) int32 for every runtime
         installed here, `spread` (D,) float32 and `held_out` (1,) int64.
 
     Raises:
@@ -105,6 +105,9 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
         before = {name: float((was[name] > bounds[name]).mean()) for name in was}
     whole = calibrate(_eager(candidate.manifest), candidate.digest, windows, networks, 0.0)
     fp32 = scores[FLOAT]
+    unexplained = NONE
+    if candidate.manifest.model.kind == "reconstruct":
+        unexplained = _unexplained(candidate, networks[FLOAT], windows, whole)
     answer: Arrays = {
         "spread": np.asarray(whole.spread, np.float32),
         "held_out": np.array([len(rest)], np.int64),
@@ -116,6 +119,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
             float((scores[name] > limits[name]).mean()),
             float((fp32 > limits[FLOAT]).mean()),
             before.get(name, NONE),
+            unexplained,
         )
         answer[f"{name}.figures"] = np.array(figures, np.float32)
         answer[f"{name}.reference"] = np.array(whole.reference[name], np.int32)
@@ -130,6 +134,14 @@ def judged_shapes(answer: Mapping[str, NDArray[np.generic]], d: int) -> dict[str
             shapes[f"{name}.figures"] = Shape((len(FIGURES),))
             shapes[f"{name}.reference"] = Shape((-1, 2), "i", most=MAX_BINS + 1)
     return shapes
+
+
+def _unexplained(candidate: Bundle, network: Network, windows: Windows, own: Calibration) -> float:
+    """Mean squared residual of the float graph over that of answering zero: 1 and above is a model that learned nothing."""
+    manifest = candidate.manifest
+    phi = features(windows.samples, manifest.inputs)
+    z = normalise(phi, np.asarray(own.center), np.asarray(own.scale), manifest.defaults.clip)
+    return float(raw_scores("reconstruct", z, network.run(z)).mean() / max(float(np.square(z).mean()), 1e-12))
 
 
 def _eager(manifest: Manifest) -> Manifest:
@@ -177,13 +189,15 @@ def pool(answers: Sequence[Arrays]) -> Judgement:
     evidence: dict[str, float] = {"devices": float(len(answers)), "held_out_windows": float(weights.sum())}
     for name in sorted({key.partition(".")[0] for answer in answers for key in answer if key.endswith(".figures")}):
         have = [number for number, answer in enumerate(answers) if f"{name}.figures" in answer]
-        rows = np.array([answers[number][f"{name}.figures"] for number in have], np.float64)  # (K, 5)
+        rows = np.array([answers[number][f"{name}.figures"] for number in have], np.float64)  # (K, 6)
         share = weights[have]
         evidence[f"{name}.int8_error"] = float(np.median(rows[:, 0]))
         evidence[f"{name}.int8_error_worst"] = float(rows[:, 0].max())
         evidence[f"{name}.int8_bias"] = float(np.median(rows[:, 1]))
         evidence[f"{name}.false_alarms"] = float(np.average(rows[:, 2], weights=share))
         evidence[f"{name}.false_alarms_fp32"] = float(np.average(rows[:, 3], weights=share))
+        if (rows[:, 5] >= 0).any():
+            evidence[f"{name}.unexplained"] = float(np.median(rows[:, 5]))
         known = rows[:, 4] >= 0
         if known.any():
             evidence[f"{name}.false_alarms_current"] = float(np.average(rows[known, 4], weights=share[known]))
@@ -208,6 +222,9 @@ def refuse_worse(evidence: Mapping[str, float], gates: Gates) -> None:
             told.append(f"{name}: int8 error of at most {gates.int8_error:g} thresholds expected, {error:.3g} came")
         if not abs(bias) <= gates.int8_bias:
             told.append(f"{name}: int8 scores within {gates.int8_bias:g} of fp32's mean expected, {bias:+.3g} came")
+        share = evidence.get(f"{name}.unexplained", NONE)
+        if not share < 1:
+            told.append(f"{name}: a model that explains its windows expected, {share:.3g} of their variance is left")
         rate = evidence[f"{name}.false_alarms"]
         for other, what in (("false_alarms_fp32", "fp32's"), ("false_alarms_current", "the current release's")):
             base = evidence.get(f"{name}.{other}")

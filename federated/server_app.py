@@ -190,7 +190,9 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Input
     for name in sorted(answers.arrays):
         told = answers.arrays[name]
         rate_hz, window = told["shape"].tolist()
-        offers.append((tuple(told["channels"].tobytes().decode(errors="replace").split("\n")), rate_hz, int(window)))
+        offers.append(
+            (name, tuple(told["channels"].tobytes().decode(errors="replace").split("\n")), rate_hz, int(window))
+        )
     return choose_inputs(crew.plan, offers, DRONE_CHANNELS)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from federated.families import Family
     from federated.gate import Arrays, Shape
 
+COMMON = ("center", "scale", "windows")  # what every update carries beside the family's arrays
 LONGEST = 200  # characters of a device's complaint that are passed on
 
 
@@ -144,7 +145,12 @@ def update_fault(family: Family, plan: Plan, d: int, update: Arrays) -> str | No
     told = gate.fault(update, update_shapes(family, plan, d)) or gate.windows_fault(int(update["windows"][0]))
     if told is None and not (update["scale"] > 0).all():
         told = "scale: positive numbers expected, others came"
-    return told or family.fault(update)
+    return told or family.fault(own_part(update))
+
+
+def own_part(update: Arrays) -> Arrays:
+    """The family's arrays of an update."""
+    return {name: values for name, values in update.items() if name not in COMMON}
 
 
 def merge(family: Family, plan: Plan, state: Arrays, answers: Answers) -> Arrays:
@@ -158,7 +164,7 @@ def merge(family: Family, plan: Plan, state: Arrays, answers: Answers) -> Arrays
     from federated.families.defaults import pool_affine
 
     names = sorted(answers.arrays)  # not the order of arrival: sums of floats must not depend on it
-    faults = gate.norm_faults([family.norm(answers.arrays[name]) for name in names])
+    faults = gate.norm_faults([family.norm(own_part(answers.arrays[name])) for name in names])
     for name, told in zip(names, faults, strict=True):
         if told is not None:
             answers.refused[name] = told
@@ -169,5 +175,6 @@ def merge(family: Family, plan: Plan, state: Arrays, answers: Answers) -> Arrays
         raise AggregationError(
             f"round: updates of at least {plan.min_clients} devices expected, {len(updates)} pass the gate ({reasons})"
         )
-    merged = family.merge(plan, state, updates, [int(update["windows"][0]) for update in updates])
+    weights = [int(update["windows"][0]) for update in updates]
+    merged = family.merge(plan, state, [own_part(update) for update in updates], weights)
     return {**merged, **pool_affine(updates)}

@@ -125,10 +125,11 @@ def run(
     from federated.engines.local import LocalGrid
     from federated.engines.simulation import SimulationGrid
 
-    grid = LocalGrid(devices, stop) if engine == "local" else SimulationGrid(devices, stop)
     with ExitStack() as stack:
         folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="covey-train-")))
         told = (str(out), str(folder), str(initial) if initial is not None else None)
+        local = engine == "local"
+        grid = stack.enter_context(LocalGrid(devices, stop)) if local else SimulationGrid(devices, stop)
         run_server(grid, Job(plan, *told, resume=resume))
         return read_report(folder)
 

@@ -46,6 +46,7 @@ class Reader:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",  # past retention: begin at what is left, repeats are refused
             "allow.auto.create.topics": False,
+            "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
         if config.kafka_kind == "embedded":
@@ -113,6 +114,7 @@ class Writer:
             "acks": "all",
             "linger.ms": 5,
             "message.timeout.ms": 30_000,
+            "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
         if config.kafka_kind == "embedded":

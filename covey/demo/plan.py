@@ -1,8 +1,8 @@
 """Which flights the demo fits, teaches and tests: pure rules over a folder's manifest.csv.
 
-Per drone, its healthy flights in the order of the manifest: the first one fits the first model, the third one is the
-round's, the second one is a healthy test; later ones are from other sessions: reported, not judged. Every damaged
-flight is a test; cuts of JUDGED_CUT_MM or more must alarm. Fit, round and test flights are disjoint.
+Per drone, its healthy flights in the order of the manifest: the first one fits the first model, the second one is a
+healthy test, the third one is the round's. Of a drone with four the last one is from another session: reported, not
+judged; with five or more all from the third on are the round's. Every damaged flight is a test; cuts of JUDGED_CUT_MM or more must alarm. Fit, round and test flights are disjoint.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.csv"
 COLUMNS = ("file", "drone", "condition", "label", "motors", "total_cut_mm")
 JUDGED_CUT_MM = 2.0
+MANY_FLIGHTS = 5
 FIT_DRONES = 3  # the first model knows few vehicles
 
 
@@ -118,7 +119,7 @@ def make_plan(folder: Path, flights: list[Flight], devices: int | None) -> Plan:
     for drone in usable:
         tests += [(f, f.cut_mm >= JUDGED_CUT_MM) for f in by_drone[drone] if not f.healthy]
         tests.append((healthy[drone][1], True))
-        tests += [(f, False) for f in healthy[drone][3:]]
+        tests += [(f, False) for f in healthy[drone][3:] if len(healthy[drone]) < MANY_FLIGHTS]
     chosen = tests if devices is None else _choose(tests, devices)
     return Plan(
         folder,
@@ -132,7 +133,7 @@ def make_plan(folder: Path, flights: list[Flight], devices: int | None) -> Plan:
                 commission_fitted=(healthy[flight.drone][0].file,) if flight.drone in fitted else (),
                 commission=(
                     *(() if flight.drone in fitted else (healthy[flight.drone][0].file,)),
-                    healthy[flight.drone][2].file,
+                    *(f.file for f in _rounds(healthy[flight.drone])),
                 ),
             )
             for flight, judged in chosen
@@ -164,6 +165,10 @@ def teachers(devices: tuple[Device, ...], alarmed: set[str], most: int) -> list[
         if device.id not in alarmed:
             chosen.setdefault(device.drone, device)
     return list(chosen.values())[:most]
+
+
+def _rounds(healthy: list[Flight]) -> list[Flight]:
+    return healthy[2:] if len(healthy) >= MANY_FLIGHTS else healthy[2:3]
 
 
 def _choose(tests: list[tuple[Flight, bool]], devices: int) -> list[tuple[Flight, bool]]:

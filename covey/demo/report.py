@@ -56,7 +56,7 @@ def judge(
     return {
         "ok": not problems,
         "problems": problems,
-        "engine": learned.get("engine", "local"),
+        "engine": learned["engine"],
         "windows": sum(s.get("windows", 0) for s in values),
         "devices": devices,
         "flights": [
@@ -74,10 +74,10 @@ def judge(
             "raw": sum(s.get("raw_bytes", 0) for s in values),
             "uplink": sum(s.get("uplink_bytes", 0) for s in values),
             "downlink_model": sum(s.get("downlink_model_bytes", 0) for s in values)
-            + sum(learned.get("bytes_down", {}).values()),
-            "uplink_model": sum(learned.get("bytes_up", {}).values()),
+            + learned["clients"] * learned["bytes_down_per_device"],
+            "uplink_model": learned["clients"] * learned["bytes_up_per_device"],
         },
-        "round": {"teachers": learned.get("teachers", []), "evidence": learned.get("evidence", {})},
+        "round": {"teachers": learned["teachers"], "evidence": learned["evidence"]},
         "killed": list(kills),
         "memory_bytes": {s["device"]: s.get("memory_bytes", 0) for s in values},
         "seconds": dict(seconds),

@@ -30,7 +30,7 @@ PHASE_S = 180.0  # no phase takes longer on two cores; a hang is a failure
 FLIGHT_S = 26.0  # length of a flight, simulated or real
 TEACHERS = 6  # devices in the round
 MIN_TEACHERS = 2
-SUMMARY_INTERVAL_S = 1.0
+SUMMARY_INTERVAL_S = 2.0
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Story:
             folder = self._stack.folder / "flights"
             vehicles = self._options.devices or 5
             damaged = max(1, vehicles * 2 // 5)
-            words = ["--vehicles", str(vehicles), "--healthy", "3", "--damaged", str(damaged)]
+            words = ["--vehicles", str(vehicles), "--healthy", "5", "--damaged", str(damaged)]
             self._run("flights", "sim", "flights", "--out", str(folder), *words, "--seed", str(self._options.seed))
         wanted = self._options.devices or (5 if flights is None else None)
         plan = planning.make_plan(folder, planning.read_manifest(folder), wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def showing(progress: Progress) -> Iterator[None]:
 
 def print_report(report: dict[str, Any]) -> None:
     """The report for people, on stdout."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title="devices", title_justify="left", box=None, pad_edge=False)
     for column in ("device", "runtime", "fault", "windows", "alarms", "after s", "channel", "release"):
         table.add_column(column, justify="right" if column in {"windows", "alarms", "after s"} else "left")

@@ -78,7 +78,8 @@ def calibrate(
         networks: runtime -> its loaded model; each gets a threshold and a reference of its own.
         made_s: device clock, seconds since the epoch.
 
-    The threshold is `factor` times the `quantile` of the windows' smoothed scores, as the group's was.
+    The threshold is `factor` times the `quantile` of the windows' smoothed scores, with drones' flights moved apart as far
+    as a new flight may lie (see `_apart`).
 
     Raises:
         DataError: fewer windows than `scoring.commission_windows`, no runtime, or numbers that are not finite.
@@ -107,7 +108,7 @@ def calibrate(
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
     for name, network in networks.items():
-        scores, size = _score(Scorer(manifest, network, name, draft), windows)
+        scores, size = _score(Scorer(manifest, network, name, draft), windows, center)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
         thresholds[name] = max(scoring.factor * float(np.quantile(scores, scoring.quantile)), MIN_VALUE)
@@ -149,15 +150,36 @@ def _floored(values: NDArray[np.float64], defaults: list[float]) -> NDArray[np.f
     return np.maximum(values, np.maximum(ABSOLUTE_FLOOR, RELATIVE_FLOOR * np.asarray(defaults, np.float64)))
 
 
-def _score(scorer: Scorer, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _apart(phi: NDArray[np.float32], flight: NDArray[np.int64], center: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(N, D) features with each flight moved away from the center, as far as a flight that is still to come may lie.
+
+    The means of k flights lie about their own mean with variance s^2 (1 - 1/k), a new flight's mean with s^2 (1 + 1/k):
+    a threshold from the known flights alone would call the next session an anomaly. One flight tells nothing of s.
+    """
+    numbers = np.unique(flight)
+    k = len(numbers)
+    if k < 2:
+        return phi
+    moved = phi.copy()
+    for number in numbers:
+        here = flight == number
+        moved[here] += ((np.sqrt((k + 1) / (k - 1)) - 1) * (phi[here].mean(axis=0) - center)).astype(np.float32)
+    return moved
+
+
+def _score(
+    scorer: Scorer, windows: Windows, center: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) smoothed scores, and (D,) the root mean square of the smoothed error of each feature."""
+    inputs = scorer.manifest.inputs
+    phi = features(windows.samples, inputs)
+    if inputs.features.kind == "drone":
+        phi = _apart(phi, windows.flight, center)
     scores = np.empty(len(windows))
     squares = np.zeros(scorer.manifest.model.inputs)
     for start in range(0, len(windows), _BATCH):
         part = slice(start, start + _BATCH)
-        scored = scorer.score(
-            Windows(windows.samples[part], windows.end_row[part], windows.flight[part], windows.start_s[part])
-        )
+        scored = scorer.score_features(phi[part], windows.flight[part])
         scores[part] = scored.score
         squares += np.square(scored.error).sum(axis=0)
     return scores, np.sqrt(squares / len(windows))

@@ -100,17 +100,21 @@ class Scorer:
 
     def score(self, windows: Windows) -> Scored:
         """Scores of windows that follow those of the call before."""
-        d = self.manifest.model.inputs
-        if not len(windows):
+        return self.score_features(features(windows.samples, self.manifest.inputs), windows.flight)
+
+    def score_features(self, phi: NDArray[np.float32], flight: NDArray[np.int64]) -> Scored:
+        """The same from feature vectors (N, D) and the windows' flights (N,)."""
+        if not len(phi):
             none = np.empty(0)
+            d = self.manifest.model.inputs
             return Scored(none, none, np.empty((0, d), np.float32), np.empty((0, d)))
-        z = normalise(features(windows.samples, self.manifest.inputs), self._center, self._scale, self._clip)
+        z = normalise(phi, self._center, self._scale, self._clip)
         y = self._network.run(z)
         kind = self.manifest.model.kind
         raw = raw_scores(kind, z, y)
         error = z.astype(np.float64) if kind == "project" else np.asarray(z - y, np.float64)
-        score = self._smooth_score(raw[:, None], windows.flight)[:, 0]
-        return Scored(raw, score, z, self._smooth_error(error, windows.flight))
+        score = self._smooth_score(raw[:, None], flight)[:, 0]
+        return Scored(raw, score, z, self._smooth_error(error, flight))
 
     def attribute(self, error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
         """Shares of the channels in one window's score, greatest first, and the channel that names the cause.
@@ -125,7 +129,9 @@ class Scorer:
         scoring, channels = self.manifest.scoring, self.manifest.inputs.channels
         parts = np.square(error / self._spread)
         best = np.zeros(len(channels))
-        np.maximum.at(best, np.asarray(scoring.channel_of_feature), parts)
+        index = np.asarray(scoring.channel_of_feature)
+        np.maximum.at(best, index[index >= 0], parts[index >= 0])
+        best[:4] += parts[index < 0].sum() / 4  # what all motors share
         total = float(best.sum()) or 1.0
         shares = sorted(((c, float(b) / total) for c, b in zip(channels, best, strict=True)), key=lambda s: -s[1])
         if scoring.attribution == "rotor":

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from covey.bundle import Inputs
     from edge.sources import Recording
 
-# Roles of the eight channels of `drone` features, in this order in a bundle's `inputs.channels`.
+# Roles of the seven channels of `drone` features, in this order in a bundle's `inputs.channels`.
 DRONE_CHANNELS = (
     "motor.m1",
     "motor.m2",
     "motor.m3",
     "motor.m4",
-    "pm.vbatMV",
     "stateEstimate.ax",
     "stateEstimate.ay",
     "stateEstimate.az",
 )
-# Feature -> channel: four ratios, thrust (told by the battery's channel), log std and means of the accelerations.
-DRONE_CHANNEL_OF_FEATURE = (0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7)
-_FULL_COMMAND = 65_535.0  # Crazyflie motor command at full power
+# Feature -> channel: four ratios, thrust (EVERY_MOTOR), log std and means of the accelerations.
+EVERY_MOTOR = -1
+DRONE_CHANNEL_OF_FEATURE = (0, 1, 2, 3, EVERY_MOTOR, 4, 5, 6, 4, 5, 6)
+_FULL_COMMAND = 65_535.0  # Crazyflie motor command at full thrust
 REST_S = 10.0  # a landing up to this long does not end a flight: CrazyPAD's mission lands for 5 s half way
 _STD_FLOOR = 1e-3  # in the accelerations' unit: below it a sensor's own noise rules
 
@@ -200,22 +200,21 @@ class Cutter:
 def features(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:
     """(N, T, C) windows -> (N, D) feature vectors, not yet normalised."""
     if inputs.features.kind == "lag":
-        return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), -1)
+        return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), samples.shape[1] * samples.shape[2])
     return _drone(samples)
 
 
 def _drone(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     motors = samples[:, :, :4].astype(np.float64)  # (N, T, 4)
-    volts = samples[:, :, 4].astype(np.float64) / 1000.0  # (N, T)
-    acceleration = samples[:, :, 5:8].astype(np.float64)  # (N, T, 3)
+    acceleration = samples[:, :, 4:7].astype(np.float64)  # (N, T, 3)
     mean = motors.mean(axis=1)  # (N, 4)
-    ratio = mean / mean.mean(axis=1, keepdims=True) - 1.0
-    # A motor's thrust goes with the square of the voltage on it: command / full * battery.
-    thrust = ((motors / _FULL_COMMAND * volts[:, :, None]) ** 2).sum(axis=2).mean(axis=1)
+    total = mean.mean(axis=1, keepdims=True)
+    ratio = mean / total - 1.0
     return np.concatenate(
         [
             ratio,
-            np.log(np.maximum(thrust, 1e-9))[:, None],
+            # Motor commands are thrust: the firmware has corrected them for the battery (docs/decisions/0005).
+            np.log(np.maximum(total, 1.0) / _FULL_COMMAND),
             np.log(acceleration.std(axis=1) + _STD_FLOOR),
             acceleration.mean(axis=1),
         ],

@@ -203,7 +203,7 @@ def test_a_crash_between_steps_leaves_a_usable_repository(
     assert fetch(tmp_path / "d1", url, repository.root(), new.target) == small_bundle("new")
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("at", [2, 4, 6])
 def test_a_crash_while_it_is_made_is_finished_by_the_next(tmp_path: Path, at: int) -> None:
     code = _ADD.format(tests=str(Path(__file__).parent.parent), folder=str(tmp_path / "r"), at=at)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9

@@ -71,6 +71,13 @@ def test_fewer_agents_still_fly_both_damaged_and_healthy_flights(folder, devices
     assert any(d.judged and d.test.healthy for d in chosen)
 
 
+def test_of_many_healthy_flights_all_from_the_third_on_teach(tmp_path):
+    plan = plan_of(folder_with(tmp_path, [(f"n/A_log0{i}", "A", 0) for i in range(5)]))
+    assert plan.fit == ("n/A_log00",)
+    assert [d.test.file for d in plan.devices] == ["n/A_log01"]
+    assert plan.devices[0].commission == ("n/A_log02", "n/A_log03", "n/A_log04")
+
+
 def test_a_device_with_an_alarm_does_not_teach_and_a_drone_teaches_once(folder):
     devices = plan_of(folder).devices
     alarmed = {d.id for d in devices if d.must_alarm}

@@ -3,7 +3,6 @@
 import datetime as dt
 import ipaddress
 import logging
-import socket
 import time
 
 import pytest
