@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import logging
+import socket
 import time
 
 import pytest
