@@ -7,18 +7,16 @@ everything that was said on disk and, if the cloud is there, acknowledged.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from covey import wire
 from covey.bundle import read_bundle
-from covey.errors import BundleError, ConfigError, DataError, UpdateError, UsageError
+from covey.errors import BundleError, ConfigError, DataError, UpdateError
+from edge import report
 from edge.commission import Ring, calibrated, fits
 from edge.core import AgentCore, Loaded, Output, Raised
 from edge.install import Installer
@@ -29,7 +27,8 @@ from edge.models.slots import Slot, Slots
 from edge.outbox import Outbox
 from edge.resend import SendWindow
 from edge.sources.player import Begin, End, Player
-from edge.status import Flight, Tally, memory_bytes, temperature_c, write_status
+from edge.state import state_folder, updater
+from edge.status import Flight, Tally, write_status
 from edge.trial import Trial
 from edge.uplink import Uplink
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge.config import AgentConfig
-    from edge.models.update import Updater
 
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
@@ -67,7 +65,7 @@ class Agent:
     def __init__(self, config: AgentConfig, stop: threading.Event, stack: ExitStack) -> None:
         """Open everything, commission, calibrate; the stack closes it."""
         self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
-        self._state = _state_folder(config, stack)
+        self._state = state_folder(config, stack)
         self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start)
         self._tally = Tally()
         self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
@@ -83,7 +81,7 @@ class Agent:
         for problem in self._slots.problems:
             self._log.warning("%s", problem)
         self._ring_path = self._state / "ring.bin"
-        self._installer = Installer(config, self._slots, _updater(config, self._state), self._ring_path, self._log)
+        self._installer = Installer(config, self._slots, updater(config, self._state), self._ring_path, self._log)
         stack.callback(self._installer.close)
         outbox = stack.enter_context(Outbox(self._state / "outbox.db", config.device, config.outbox_bytes))
         link = Link(
@@ -308,18 +306,7 @@ class Agent:
         self._next_summary_s = time.monotonic() + self._interval_s
         dropped = self._up.outbox.dropped()
         core, outbox = self._core, self._up.outbox
-        health = wire.Health(
-            memory_bytes=memory_bytes(),
-            cpu_s=time.process_time(),
-            outbox_rows=outbox.depth,
-            outbox_bytes=outbox.size_bytes,
-            raw_bytes=self._tally.raw_bytes,
-            uplink_bytes=self._up.link.sent_bytes,
-            downlink_model_bytes=self._installer.fetched_bytes,
-            temperature_c=temperature_c(),
-            battery_v=self._tally.battery_v,
-            dropped=dropped,
-        )
+        health = report.health(self._tally, outbox, self._up.link, self._installer, dropped)
         name = Path(flight).name[:256] or core.flight_name
         data = core.summary.build(time.time(), core.threshold, self._reported(), health, core.open_alarms, name)
         self._up.put("summary", data, tells=dropped)
@@ -328,19 +315,7 @@ class Agent:
         self._up.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
 
     def _reported(self) -> wire.Reported:
-        model, installer = self._core.model, self._installer
-        return wire.Reported(
-            release=model.release,
-            digest=model.digest,
-            runtime=model.runtime,
-            provider=model.provider,
-            calibration=model.calibration_digest,
-            slot=self._slot.name,
-            state=installer.state,
-            target=installer.target,
-            reason=installer.reason,
-            revision=installer.revision,
-        )
+        return report.reported(self._core.model, self._slot.name, self._installer)
 
     def _take(self, wanted: wire.Desired | wire.Command) -> None:
         if isinstance(wanted, wire.Desired):
@@ -358,61 +333,6 @@ class Agent:
         self._up.put("status", wire.Status("command", self._reported(), detail, wanted.id, in_time))
 
     def _write_status(self) -> None:
-        model, outbox, installer = self._core.model, self._up.outbox, self._installer
-        inputs = model.manifest.inputs
-        status = {
-            "device": self._config.device,
-            "pid": os.getpid(),
-            "state": self._phase,
-            "connected": self._up.link.connected,
-            "release": model.release,
-            "digest": model.digest,
-            "runtime": model.runtime,
-            "provider": model.provider,
-            "calibrated": not self._core.learning,
-            "update": {"state": installer.state, "target": installer.target, "reason": installer.reason},
-            "windows": self._tally.windows,
-            "window_s": inputs.window / inputs.rate_hz,
-            "first_window_s": self._tally.first_window_s,
-            "ring_windows": self._ring.windows,
-            "raw_bytes": self._tally.raw_bytes,
-            "uplink_bytes": self._up.link.sent_bytes,
-            "downlink_model_bytes": installer.fetched_bytes,
-            "outbox": {
-                "id": outbox.id,
-                "last_seq": outbox.last_seq,
-                "pending": outbox.depth,
-                "dropped": outbox.dropped_rows(),
-            },
-            "flights": [asdict(flight) for flight in self._tally.flights],
-            "memory_bytes": memory_bytes(),
-        }
+        status = report.status(self._core, self._tally, self._up.outbox, self._up.link, self._installer)
+        status |= {"device": self._config.device, "state": self._phase, "ring_windows": self._ring.windows}
         write_status(self._state / "status.json", status)
-
-
-def _updater(config: AgentConfig, state: Path) -> Updater | None:
-    if not config.trusted_root:
-        return None
-    from edge.models.update import Updater  # TUF and cryptography: only where updates are taken
-
-    return Updater(state / "update", Path(config.trusted_root))
-
-
-def _state_folder(config: AgentConfig, stack: ExitStack) -> Path:
-    """The private state folder, locked against a second agent.
-
-    Raises:
-        ConfigError: it cannot be made, or another agent has it.
-    """
-    folder = Path(config.state)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        file = stack.enter_context((folder / "lock").open("a"))
-    except OSError as error:
-        raise ConfigError(f"state: {folder}: a folder of our own expected: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(f"state: {folder}: another agent runs on it") from error
-    return folder

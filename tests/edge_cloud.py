@@ -100,7 +100,7 @@ def start_agent(folder: Path, port: int, device: str, *options: str, log: str = 
     return Process(f"agent {device}", command, folder / log).start()
 
 
-def wait_status(folder: Path, device: str, timeout_s: float = 30.0, **wanted: object) -> dict[str, Any]:
+def wait_status(folder: Path, device: str, timeout_s: float = 60.0, **wanted: object) -> dict[str, Any]:
     """Poll status.json until it says what is wanted."""
     import json
 
@@ -112,6 +112,10 @@ def wait_status(folder: Path, device: str, timeout_s: float = 30.0, **wanted: ob
         status: dict[str, Any] = json.loads(path.read_text())
         return status if all(status.get(key) == value for key, value in wanted.items()) else None
 
-    found = wait_for(there, timeout_s, f"{device}: status with {wanted}")
+    try:
+        found = wait_for(there, timeout_s, f"{device}: status with {wanted}")
+    except AssertionError as error:
+        said = [file.read_text() for file in (path, folder / "agent.log") if file.exists()]
+        raise AssertionError("\n".join([str(error), *said])) from error
     assert found is not None
     return found

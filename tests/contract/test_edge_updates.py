@@ -15,7 +15,7 @@ from edge_bundles import make_bundle, write_flight
 from edge_cloud import Cloud, start_agent, wait_status
 from servers import Mosquitto, unique, wait_for
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import datetime as dt
 import ipaddress
 import logging
+import socket
 import time
 
 import pytest
@@ -60,14 +61,17 @@ def test_birth_on_connect_and_goodbye_on_close(server):
         assert said == [(device, True, session), (device, False, session)]
 
 
-def test_the_will_speaks_for_a_device_that_vanishes(server):
+@pytest.mark.parametrize(
+    "cut", [lambda client: client.socket().shutdown(socket.SHUT_RDWR), lambda client: client._sock_close()]
+)
+def test_the_will_speaks_for_a_device_that_vanishes(server, cut):
     device = unique("d")
     with Cloud(server.port) as cloud:
         link = make_link(server.port, device)
         connect(link)
         session = link.session
         wait_for(lambda: cloud.presences, 5, "birth")
-        link._client._sock_close()  # the cable, cut
+        cut(link._client)
         wait_for(lambda: len(cloud.presences) >= 2, 5, "will")
         assert cloud.presences[1] == (device, wire.Presence(False, session))
         connect(link)  # and it comes back by itself, in a session of another name

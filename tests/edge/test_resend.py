@@ -49,6 +49,14 @@ def test_newer_acknowledgements_do_not_postpone_the_time_out_of_the_oldest():
     assert one.late(10.0)
 
 
+def test_rows_sent_later_do_not_postpone_the_time_out_of_the_oldest():
+    one = window(limit=2)
+    send(one, 0.0, 10)
+    one.acknowledged([(2, 2)])
+    assert send(one, 5.0, 10) == [3]
+    assert one.late(10.0)
+
+
 def test_time_outs_grow_and_progress_makes_them_short_again():
     one = window()
     now_s, waits = 0.0, []

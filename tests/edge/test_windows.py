@@ -21,9 +21,8 @@ def flight(parts):
     rng = np.random.default_rng(0)
     rows = []
     for count, up in parts:
-        part = rng.standard_normal((count, 8)).astype(np.float32)
+        part = rng.standard_normal((count, 7)).astype(np.float32)
         part[:, :4] = part[:, :4] + (1000.0 if up else 0.0)
-        part[:, 4] = 4000.0
         rows.append(part)
     return np.concatenate(rows)
 
@@ -74,6 +73,14 @@ def test_a_drone_counts_in_the_air_only_after_it_has_settled():
     assert set(windows.flight.tolist()) == {0}
 
 
+def test_a_short_landing_does_not_end_a_flight_and_a_gap_does():
+    cutter = Cutter(DRONE)
+    windows = cutter.push(flight([(30, True), (100, False), (30, True)]), 0.0)
+    assert windows.flight.tolist() == [0] * 8
+    cutter.gap()
+    assert set(cutter.push(flight([(30, True)]), 0.0).flight.tolist()) == {1}
+
+
 def test_a_take_off_after_a_rest_begins_a_new_flight():
     windows = Cutter(DRONE).push(flight([(30, True), (600, False), (30, True)]), 0.0)
     assert windows.flight.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -101,10 +108,9 @@ def test_drone_features_by_a_second_method():
     motors = [sum(rows[t][m] for t in range(5)) / 5 for m in range(4)]
     mean = sum(motors) / 4
     assert got[:4] == pytest.approx([m / mean - 1 for m in motors], abs=1e-6)
-    thrust = sum((rows[t][m] / 65535 * 4.0) ** 2 for t in range(5) for m in range(4)) / 5
-    assert got[4] == pytest.approx(np.log(thrust), rel=1e-5)
+    assert got[4] == pytest.approx(np.log(mean / 65535), rel=1e-5)
     for i in range(3):
-        column = rows[:, 5 + i]
+        column = rows[:, 4 + i]
         sd = (sum((v - column.sum() / 5) ** 2 for v in column) / 5) ** 0.5
         assert got[5 + i] == pytest.approx(np.log(sd + 1e-3), rel=1e-4, abs=1e-5)
         assert got[8 + i] == pytest.approx(column.sum() / 5, abs=1e-6)
