@@ -66,12 +66,14 @@ class Agent:
         """Open everything, commission, calibrate; the stack closes it."""
         self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
         self._state = state_folder(config, stack)
-        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start)
+        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start, repeat=config.repeat)
+        self._player.extras = (_BATTERY,)
         self._tally = Tally()
         self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
         self._started_s = self._next_status_s = 0.0
         self._interval_s = config.summary_interval_s
-        self._next_summary_s = time.monotonic() + self._interval_s
+        self._next_summary_s = self._next_idle_s = time.monotonic() + self._interval_s
+        self._told: wire.Reported | None = None
         self._answered: list[str] = []
         self._tried_windows = 0
         self._watched: Loaded | None = None
@@ -236,7 +238,7 @@ class Agent:
                 self._phase = "done"
                 if self._config.exit_when_done:
                     return
-            if now_s >= self._next_summary_s:
+            if now_s >= self._next_summary_s and self._has_news(now_s):
                 self._summarise()
             if now_s >= self._next_status_s:
                 self._write_status()
@@ -302,13 +304,19 @@ class Agent:
             self._tally.alarm(alarm)
             self._up.put("alarm", alarm, traceparent)
 
+    def _has_news(self, now_s: float) -> bool:
+        return self._core.summary.windows > 0 or now_s >= self._next_idle_s or self._reported() != self._told
+
     def _summarise(self, flight: str = "") -> None:
-        self._next_summary_s = time.monotonic() + self._interval_s
+        now_s = time.monotonic()
+        self._next_summary_s = now_s + self._interval_s
+        self._next_idle_s = now_s + max(self._interval_s, self._config.idle_summary_interval_s)
+        self._told = self._reported()
         dropped = self._up.outbox.dropped()
         core, outbox = self._core, self._up.outbox
         health = report.health(self._tally, outbox, self._up.link, self._installer, dropped)
         name = Path(flight).name[:256] or core.flight_name
-        data = core.summary.build(time.time(), core.threshold, self._reported(), health, core.open_alarms, name)
+        data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name)
         self._up.put("summary", data, tells=dropped)
 
     def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:

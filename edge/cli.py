@@ -48,6 +48,7 @@ def run(
     trusted_root: Annotated[
         str | None, typer.Option("--trusted-root", help="TUF root.json; without it no update is taken.")
     ] = None,
+    repeat: Annotated[bool | None, typer.Option("--repeat", help="Play the sources again and again.")] = None,
     exit_when_done: Annotated[
         bool | None, typer.Option("--exit-when-done", help="End when every source was played.")
     ] = None,
@@ -64,7 +65,12 @@ def run(
     options: dict[str, object] = {"device": device, "mqtt": mqtt, "state": state, "bundle": bundle}
     options |= {"sources": source, "commission": commission, "commission_fitted": commission_fitted, "learn": learn}
     options |= {"speed": speed, "runtime": runtime, "summary_interval_s": summary_interval_s}
-    options |= {"trusted_root": trusted_root, "exit_when_done": exit_when_done, "log_level": log_level}
+    options |= {
+        "trusted_root": trusted_root,
+        "exit_when_done": exit_when_done,
+        "repeat": repeat,
+        "log_level": log_level,
+    }
     settings = load(AgentConfig, "edge", config, options)
     stop = covey_runtime.install_stop()
     covey_runtime.start_logging("edge", settings.log_level, json_lines=settings.log_json)

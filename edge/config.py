@@ -33,6 +33,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     speed: Annotated[float, Meta(ge=0)] = 1.0  # times real time; 0: as fast as possible
     gap_s: Maybe = 1.0  # between two recordings, on the device clock
     clock_start: Annotated[float, Meta(ge=0)] = 0.0  # device clock of the first sample, s since the epoch; 0: now
+    repeat: bool = False  # play the sources again and again
     exit_when_done: bool = False
 
     commission: Files = ()  # recordings flown before: their windows are the ring's first
@@ -41,6 +42,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
 
     summary_interval_s: Seconds = 10.0
+    idle_summary_interval_s: Seconds = 60.0  # while nothing is scored and nothing changes
     shadow_windows: Annotated[int, Meta(ge=0)] = 20  # scored beside the old model before a swap
     trial_windows: Annotated[int, Meta(ge=0)] = 20  # a new release that does not live so long goes back
     min_battery_v: Annotated[float, Meta(ge=0)] = 0.0  # no swap below; 0: no limit
@@ -73,6 +75,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
         unknown = [name for name in self.runtimes if name not in RUNTIMES]
         if self.runtime != "auto" and unknown:
             problems.append(f"runtime: auto or {', '.join(RUNTIMES)} expected, {self.runtime!r} given")
+        if self.repeat and self.exit_when_done:
+            problems.append("repeat and exit_when_done: at most one of them expected")
         if bool(self.mqtt_cert) != bool(self.mqtt_key):
             problems.append("mqtt_cert and mqtt_key: both or neither expected")
         if self.mqtt_cert and not self.mqtt_ca:

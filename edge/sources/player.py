@@ -52,9 +52,12 @@ class Player:
 
     Attributes:
         columns: channels to read, in this order; all of them when None. Applies from the next recording on.
+        extras: channels to read behind them where a recording has them all (the battery's, say).
     """
 
-    def __init__(self, files: Sequence[str], speed: float, gap_s: float, clock_start_s: float = 0.0) -> None:
+    def __init__(
+        self, files: Sequence[str], speed: float, gap_s: float, clock_start_s: float = 0.0, *, repeat: bool = False
+    ) -> None:
         """Nothing is read yet.
 
         Args:
@@ -62,6 +65,7 @@ class Player:
             speed: times real time; 0: as fast as possible.
             gap_s: between two recordings, on the device clock.
             clock_start_s: device clock of the first sample; 0: the wall clock's when it is played.
+            repeat: begin again after the last one.
 
         Raises:
             DataError: a file is not there.
@@ -70,7 +74,9 @@ class Player:
         if missing:
             raise DataError(f"recordings expected, no such file: {', '.join(missing)}")
         self.columns: Sequence[str] | None = None
+        self.extras: Sequence[str] = ()
         self._files = list(files)
+        self._repeat = repeat
         self._speed, self._gap_s = speed, gap_s
         self._clock_s = clock_start_s  # where the next recording may begin
         self._fixed = clock_start_s > 0
@@ -129,11 +135,22 @@ class Player:
         return min(due, self._row + max(1, round(PORTION_S * recording.rate_hz * max(1.0, self._speed))))
 
     def _open(self, now_s: float, clock_s: float) -> Recording:
-        recording = read_recording(self._files.pop(0), self.columns)
+        file = self._files.pop(0)
+        if self._repeat:
+            self._files.append(file)
+        recording = self._read(file)
         self._recording, self._row, self._due_s = recording, 0, now_s
         self._segments = list(recording.segments or ((0, len(recording.samples)),))
         self._start_s = self._clock_s if self._fixed else max(clock_s, self._clock_s)
         return recording
+
+    def _read(self, file: str) -> Recording:
+        if self.columns is not None and self.extras:
+            try:
+                return read_recording(file, [*self.columns, *(c for c in self.extras if c not in self.columns)])
+            except DataError:
+                pass  # not there; what else is wrong with the file is told below
+        return read_recording(file, self.columns)
 
     def _close(self, recording: Recording, now_s: float) -> End:
         self._clock_s = self._start_s + len(recording.samples) / recording.rate_hz + self._gap_s

@@ -78,7 +78,9 @@ def test_the_whole_loop_on_simulated_flights_alarms_learns_and_loses_nothing(tmp
 def test_on_the_real_logs_cuts_of_two_millimetres_alarm_and_healthy_flights_do_not(tmp_path):
     if not CRAZYPAD.is_dir():
         pytest.skip(f"the CrazyPAD logs are not at {CRAZYPAD.parent.name}/{CRAZYPAD.name} (set COVEY_SHARED)")
-    report = judged(run(tmp_path, "--json", "--flights", str(CRAZYPAD), "--devices", "24", "--seconds", "6", timeout_s=380))
+    report = judged(
+        run(tmp_path, "--json", "--flights", str(CRAZYPAD), "--devices", "24", "--seconds", "6", timeout_s=380)
+    )
     flights = {f["file"]: f for f in report["flights"]}
     for name in ("normal_flight/E8_log01", "normal_flight/E9_log01"):
         assert flights[name]["alarms"] == 0, flights[name]
