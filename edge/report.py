@@ -57,6 +57,7 @@ def status(core: AgentCore, tally: Tally, outbox: Outbox, link: Link, installer:
     model, inputs = core.model, core.model.manifest.inputs
     return {
         "pid": os.getpid(),
+        "written_s": time.time(),
         "connected": link.connected,
         "release": model.release,
         "digest": model.digest,

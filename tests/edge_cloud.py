@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,14 @@ class Cloud:
             self.ack(identity, identity.seq, identity.seq)
 
 
-def start_agent(folder: Path, port: int, device: str, *options: str, log: str = "agent.log") -> Process:
+def start_agent(
+    folder: Path, port: int, device: str, *options: str, log: str = "agent.log", env: dict[str, str] | None = None
+) -> Process:
     """An agent process with its state in `folder`/`device`."""
     code = "from covey.cli import one_line\nfrom edge.cli import app\nwith one_line():\n    app(standalone_mode=False)"
     command = [sys.executable, "-c", code, "run", "--device", device, "--mqtt", f"127.0.0.1:{port}"]
     command += ["--state", str(folder / device), *options]
-    return Process(f"agent {device}", command, folder / log).start()
+    return Process(f"agent {device}", command, folder / log, env={**os.environ, **(env or {})}).start()
 
 
 def wait_status(folder: Path, device: str, timeout_s: float = 60.0, **wanted: object) -> dict[str, Any]:

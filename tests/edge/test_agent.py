@@ -14,6 +14,7 @@ from edge_cloud import Cloud, start_agent, wait_status
 from servers import Iotcore, Mosquitto, unique, wait_for
 
 pytestmark = pytest.mark.broker
+CHATTY = {"COVEY_EDGE_IDLE_SUMMARY_INTERVAL_S": "0.2"}  # an idle agent that writes all the same
 
 
 @pytest.fixture(scope="module", params=[Mosquitto, Iotcore], ids=["mosquitto", "iotcore"])
@@ -131,10 +132,31 @@ def test_a_puback_deletes_nothing_and_a_hole_is_sent_again(tmp_path, broker, fil
         agent.stop()
 
 
+def test_an_agent_with_nothing_new_to_say_keeps_quiet(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port) as cloud:
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+        )  # fmt: skip
+        status = wait_status(tmp_path, device, state="done")
+        seen = {status["written_s"]}
+
+        def three_more_seconds():
+            seen.add(json.loads((tmp_path / device / "status.json").read_text())["written_s"])
+            return len(seen) > 3
+
+        wait_for(three_more_seconds, 30, "three more looks at the status")  # fifteen intervals of 0.2 s
+        assert len(list(cloud.data("summary"))) <= 3
+        agent.stop()
+
+
 def test_rows_are_held_back_until_a_gateway_shows_itself(tmp_path, files):
     device = unique("d")
     with Mosquitto(tmp_path / "m") as server, Cloud(server.port, gateway=False) as cloud:
-        agent = start_agent(tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")))
+        agent = start_agent(
+            tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")), env=CHATTY
+        )
         wait_status(tmp_path, device, connected=True)
         wait_for(lambda: len(outbox_rows(tmp_path, device)) >= 3, 10, "rows on disk")
         assert cloud.events == []
@@ -150,7 +172,7 @@ def test_without_a_gateway_they_are_not_held_back_for_ever(tmp_path, files):
     with Mosquitto(tmp_path / "m") as server, Cloud(server.port, gateway=False) as cloud:
         agent = start_agent(
             tmp_path, server.port, device,
-            *options(files, "--config", str(config), "--commission", str(files / "calm.csv")),
+            *options(files, "--config", str(config), "--commission", str(files / "calm.csv")), env=CHATTY,
         )  # fmt: skip
         wait_for(lambda: len(set(cloud.seqs())) >= 3, 20, "rows")
         agent.stop()
@@ -160,7 +182,9 @@ def test_the_agent_outlives_its_broker(tmp_path, files):
     device = unique("d")
     with Mosquitto(tmp_path / "m") as server:
         with Cloud(server.port) as cloud:
-            agent = start_agent(tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")))
+            agent = start_agent(
+                tmp_path, server.port, device, *options(files, "--commission", str(files / "calm.csv")), env=CHATTY
+            )
             wait_for(cloud.seqs, 20, "the first event")
             server.kill9()
         wait_for(lambda: len(outbox_rows(tmp_path, device)) >= 4, 20, "rows on disk meanwhile")

@@ -101,7 +101,7 @@ def drone_manifest(scale):
 
 
 def hover(ax, motors=(40_000, 40_000, 40_000, 40_000)):
-    return [[*motors, 3700.0, ax, 0.0, 1.0]] * 2
+    return [[*motors, ax, 0.0, 1.0]] * 2
 
 
 def test_drone_flights_weigh_alike_and_scale_is_the_variance_within():
@@ -113,6 +113,19 @@ def test_drone_flights_weigh_alike_and_scale_is_the_variance_within():
     assert made.scale[8] == pytest.approx(math.sqrt(5))
     assert made.center[:4] == pytest.approx([0.0] * 4)
     assert made.scale[0] == pytest.approx(1e-3)
+
+
+def test_a_drones_threshold_has_room_for_the_flight_to_come():
+    # Feature 8 (mean ax): flight 0: 0, 2; flight 1: 8, 10 -> center 5, scale 1, flights' means 4 away from it. Two flights
+    # stand for a third with sqrt(3/1) times that distance: z = -+(1 + 4 sqrt 3), -+(4 sqrt 3 - 1); eleven features a score.
+    one = drone_manifest(1.0)
+    one = msgspec.structs.replace(
+        one, scoring=msgspec.structs.replace(one.scoring, smoothing=1.0, quantile=0.5, factor=1.0)
+    )
+    samples = [hover(0), hover(2), hover(8), hover(10)]
+    made = calibrate(one, DIGEST, windows(samples, [0, 0, 1, 1], 2), {"onnx": Identity()}, 0.0)
+    near, far = (4 * math.sqrt(3) - 1) ** 2 / 11, (4 * math.sqrt(3) + 1) ** 2 / 11
+    assert made.thresholds["onnx"] == pytest.approx((near + far) / 2, rel=1e-5)
 
 
 def test_a_flight_of_one_window_tells_no_variance():
