@@ -15,7 +15,7 @@ demo:
 test:
 	@scripts/setup dev
 	@scripts/servers
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check:
 	@scripts/setup dev

@@ -225,6 +225,9 @@ def _checked(name: str, x: Floats, width: int) -> Floats:
 
 
 def _import(name: str, module: str) -> Any:
+    # From 1.32 on ONNX Runtime reports to its makers at import unless told not to (and writes a session file to the
+    # temporary folder). Nothing leaves a device that its owner did not ask for.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except Exception as error:  # a foreign binary fails in many ways: ImportError, OSError, SystemError

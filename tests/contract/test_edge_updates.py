@@ -63,12 +63,12 @@ def agent_on(tmp_path, shop, mosquitto):
     calm = write_flight(tmp_path / "calm.csv", 400, 1)
     started = []
 
-    def start(*more, config=""):
+    def start(*more, config="", env=None):
         (tmp_path / "agent.toml").write_text("flush_s = 0.5\n" + config)  # nobody acknowledges at the end
         agent = start_agent(
             tmp_path, mosquitto.port, device, "--bundle", str(tmp_path / "one.covey"), "--commission", str(calm),
             "--trusted-root", str(shop.root), "--summary-interval-s", "0.3", "--config", str(tmp_path / "agent.toml"),
-            *more,
+            *more, env=env,
         )  # fmt: skip
         started.append(agent)
         return agent
@@ -270,7 +270,7 @@ def test_an_older_release_is_refused(agent_on, shop, mosquitto):
 def test_a_parameter_of_desired_sets_the_summary_interval(agent_on, shop, mosquitto):
     device, folder = agent_on.device, agent_on.folder
     with Cloud(mosquitto.port) as cloud:
-        agent_on.start("--summary-interval-s", "600")
+        agent_on.start("--summary-interval-s", "600", env={"COVEY_EDGE_IDLE_SUMMARY_INTERVAL_S": "0.1"})
         status = wait_status(folder, device, connected=True)
         assert os.getpid() != status["pid"]
         desired = wire.Desired(

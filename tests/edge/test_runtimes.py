@@ -208,6 +208,23 @@ def test_a_runtime_that_cannot_be_imported_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.skipif("onnx" not in available(), reason="onnx is not installed")
+def test_onnx_runtime_reports_to_nobody_and_leaves_no_session_file(graph, tmp_path):
+    (tmp_path / "model").write_bytes(write_onnx_float(graph))
+    code = (
+        "import sys; from pathlib import Path; from edge.scoring.runtimes import open_runtime\n"
+        "open_runtime('onnx', Path(sys.argv[1]).read_bytes()); print('opened')"
+    )
+    (tmp_path / "tmp").mkdir()
+    environ = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | {"TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model")],
+        capture_output=True, text=True, timeout=60, env=environ, check=False,
+    )  # fmt: skip
+    assert done.stdout == "opened\n", done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.skipif("onnx" not in available(), reason="onnx is not installed")
 def test_a_model_of_another_signature_is_refused(graph):
     model = onnx.load_from_string(write_onnx_float(graph))
     model.graph.output.append(onnx.helper.make_tensor_value_info("layer0_out", onnx.TensorProto.FLOAT, ["batch", 6]))
