@@ -30,6 +30,9 @@ def add(
     note: Annotated[str, typer.Option("--note", help="For people; at most 256 characters.")] = "",
     store: Store = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")] = None,
+    stack: Annotated[
+        Path | None, typer.Option("--stack", help="Folder of `covey up`: tells store, repository and brokers.")
+    ] = None,
     repository_dir: Annotated[
         str | None, typer.Option("--repository-dir", help="Folder of the release repository.")
     ] = None,
@@ -54,6 +57,14 @@ def add(
     from covey.bundle import unpack
     from covey.config import load
 
+    if stack is not None:
+        from covey.stack import HOST, read_state
+
+        told = read_state(stack.resolve())
+        store = store or told["store"]
+        repository_dir = repository_dir or told["repository"]
+        kafka, kafka_kind = kafka or f"{HOST}:{told['ports']['kafka']}", kafka_kind or "embedded"
+        base_url = base_url or f"http://{HOST}:{told['ports']['serve']}"
     options = {
         "store": store,
         "repository_dir": repository_dir,

@@ -21,11 +21,15 @@ REFRESH_S = 1.0
 
 @contextmanager
 def opened(url: str | None) -> Iterator[Engine]:
-    """An existing store, for a command's time."""
+    """An existing store, for a command's time; the one of `covey up` in this folder when nothing is said."""
+    from pathlib import Path
+
     from cloud.config import DEFAULT_STORE
     from cloud.store.schema import open_store
+    from covey.stack import DEFAULT_DIR, STORE_FILE
 
-    engine = open_store(url or DEFAULT_STORE, create=False)
+    here = Path(DEFAULT_DIR) / STORE_FILE
+    engine = open_store(url or (str(here) if here.exists() else DEFAULT_STORE), create=False)
     try:
         yield engine
     finally:

@@ -27,6 +27,8 @@ EMBEDDED = {
     "kafka": "Tansu, memory only: use Redpanda or any Kafka API broker in production",
 }
 STATE_FILE = "stack.json"
+STORE_FILE = "store.db"
+DEFAULT_DIR = ".covey"
 
 
 class Stack:
@@ -54,7 +56,7 @@ class Stack:
     @property
     def store(self) -> str:
         """SQLAlchemy URL of the store."""
-        return f"sqlite:///{self.folder / 'store.db'}"
+        return f"sqlite:///{self.folder / STORE_FILE}"
 
     @property
     def repository(self) -> Path:

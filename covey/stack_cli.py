@@ -15,7 +15,7 @@ import typer
 
 from covey.errors import ProcessError, UsageError
 
-DEFAULT_DIR = Path(".covey")
+DEFAULT_DIR = Path(".covey")  # covey.stack.DEFAULT_DIR, without loading it for --help
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the stack's state.")]
 READY_S = 180.0
 

@@ -272,9 +272,10 @@ def test_acknowledgements_of_a_lost_connection_are_void_and_the_events_safe(own_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "brokers", ["real"], indirect=True
+)  # Tansu keeps nothing over a kill: ack_after = store is for that
 def test_a_killed_kafka_that_comes_back_has_everything(brokers, start, name) -> None:
-    if brokers.kind == "embedded":
-        pytest.skip("Tansu keeps nothing over a kill: ack_after = store is for that")
     gateway = start(brokers)
     devices = start.devices(brokers, [name], resend_s=60.0)
     devices.write(name, 20)
