@@ -18,13 +18,14 @@ from covey.bundle import read_bundle
 from covey.errors import BundleError, ConfigError, DataError, UpdateError
 from edge import report
 from edge.commission import Ring, calibrated, fits
-from edge.core import AgentCore, Loaded, Output, Raised
+from edge.core import AgentCore, Kept, Loaded, Output, Raised
 from edge.install import Installer
 from edge.link import Link, read_password, tls_context
 from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden, check_in_subprocess
 from edge.models.slots import Slot, Slots
 from edge.outbox import Outbox
+from edge.quarantine import Quarantine
 from edge.resend import SendWindow
 from edge.sources.player import Begin, End, Player
 from edge.state import state_folder, updater
@@ -100,6 +101,7 @@ class Agent:
         self._up = Uplink(outbox, link, window, self._log)
 
         self._trial = Trial(self._state / "trial.json")
+        self._quarantine = Quarantine(config.quarantine_windows)
         self._slot, model = self._first_model()
         self._core = AgentCore(config.device, model)
         self._player.columns = model.manifest.inputs.channels
@@ -203,6 +205,7 @@ class Agent:
         self._say("update", f"release {ready.release} in slot {slot.name}")
 
     def _use(self, slot: Slot, model: Loaded) -> None:
+        self._quarantine.drop()
         self._slot, self._tried_windows = slot, 0
         self._emit(self._core.swap(model))
         self._player.columns = model.manifest.inputs.channels
@@ -263,6 +266,7 @@ class Agent:
                 self._begin(item)
             elif isinstance(item, End):
                 self._emit(self._core.end_flight())
+                self._keep(self._quarantine.end())
                 self._trial.leave()
                 self._summarise(item.name)
             else:
@@ -290,11 +294,18 @@ class Agent:
         self._tally.scored(output.windows, output.first_s)
         self._emit(output.alarms)
         if self._config.learn:
-            for kept in output.kept:
-                self._ring.append(kept)
+            if self._core.learning:  # without a threshold there is no alarm to wait for
+                self._keep(output.kept)
+            else:
+                alarm = bool(output.alarms or self._core.open_alarms)
+                self._keep(self._quarantine.take(output.kept, alarm=alarm))
         if self._trial.lived(output.windows):
             self._log.info("release %d has lived through its trial", self._core.model.release)
         self._calibrate()
+
+    def _keep(self, windows: Sequence[Kept]) -> None:
+        for window in windows:
+            self._ring.append(window)
 
     # -- what is said ---------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     commission: Files = ()  # recordings flown before: their windows are the ring's first
     commission_fitted: Files = ()  # the same, but the bundle was fitted on them already; may repeat some of commission
     learn: bool = True  # normal windows of the sources go to the ring
+    quarantine_windows: Annotated[int, Meta(ge=0)] = 240  # without an alarm behind a window before the ring takes it
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
 
     summary_interval_s: Seconds = 10.0
