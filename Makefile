@@ -22,6 +22,7 @@ check:
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
+	@.venv/bin/mypy --python-version 3.10 covey/ edge/
 	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py
 	@.venv/bin/lint-imports --no-logo
 
