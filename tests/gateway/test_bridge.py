@@ -3,12 +3,15 @@
 import base64
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from covey import topics, wire
 from covey.runtime import poll
@@ -173,15 +176,21 @@ def test_presence_of_the_gateway_is_true_and_ends_with_an_orderly_stop(brokers, 
 
 def test_device_presence_becomes_an_event_with_the_will_of_a_dropped_device(brokers, start, name) -> None:
     start(brokers)
-    devices = start.devices(brokers, [name])
-    devices.raw(name, "presence", wire.encode(wire.Presence(online=True, session="00000000000000aa")))
+    topic, session = topics.mqtt_topic(name, "presence"), "00000000000000aa"
+    device = Client(CallbackAPIVersion.VERSION2, client_id=f"device-{name}", protocol=MQTTProtocolVersion.MQTTv5)
+    device.will_set(topic, wire.encode(wire.Presence(online=False, session=session)), qos=1)
+    device.connect("127.0.0.1", brokers.mqtt.port)
+    device.loop_start()
+    device.publish(topic, wire.encode(wire.Presence(online=True, session=session)), qos=1).wait_for_publish(10)
+    device.loop_stop()
+    device.socket().shutdown(socket.SHUT_RDWR)  # gone without a DISCONNECT: the broker speaks its will
     with brokers.reader(topics.STATUS) as read:
 
         def events():
             mine = [json.loads(m.value()) for m in read() if m.key() == name.encode()]
             return [e["data"]["online"] for e in mine if e["type"] == "covey.presence.v1"]
 
-        assert poll(lambda: events() == [True], 20.0)
+        assert poll(lambda: events() == [True, False], 20.0)
 
 
 def _command(*words):
