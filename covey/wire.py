@@ -7,7 +7,6 @@ they refuse what is missing, mistyped or out of bounds with a `WireError` whose 
 from __future__ import annotations
 
 import re
-import secrets
 from datetime import datetime, timezone
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
@@ -16,6 +15,7 @@ from msgspec import Meta, Struct
 
 from covey import topics
 from covey.errors import WireError
+from covey.telemetry import is_traceparent
 
 SUMMARY_TYPE = "covey.summary.v1"
 ALARM_TYPE = "covey.alarm.v1"
@@ -33,8 +33,6 @@ Outbox = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", max_length=16)]
 Digest = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$", max_length=64)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
-
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, version 00
 
 
 class Identity(NamedTuple):
@@ -312,12 +310,6 @@ def rfc3339(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def new_trace() -> tuple[str, str]:
-    """(trace id, traceparent) for a new trace; sampled."""
-    trace_id = secrets.token_hex(16)
-    return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-01"
-
-
 def make_event(identity: Identity, kind: str, time_s: float, data: Struct, traceparent: str = "") -> bytes:
     """The bytes that an event keeps from the device's disk to the store.
 
@@ -368,7 +360,7 @@ def decode_event(payload: bytes) -> tuple[Event, Identity]:
     identity = parse_identity(event.id)
     if event.source != f"/covey/{identity.device}":
         raise WireError("source_mismatch", f"source /covey/{identity.device} expected, {event.source!r} received")
-    if event.traceparent and not _TRACEPARENT.fullmatch(event.traceparent):
+    if event.traceparent and not is_traceparent(event.traceparent):
         raise WireError("bad_schema", "traceparent: W3C trace context expected")
     return event, identity
 

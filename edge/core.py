@@ -19,6 +19,7 @@ from covey import wire
 from covey.bundle import sha256
 from covey.errors import DataError
 from covey.sketch import Sketch
+from covey.telemetry import new_trace
 from edge.scoring.detector import Detector
 from edge.scoring.scorer import Scorer
 from edge.scoring.summary import SummaryBuilder, wire_score
@@ -142,7 +143,7 @@ class _ShadowRun:
 class AgentCore:
     """One device's detection."""
 
-    def __init__(self, device: str, model: Loaded, new_trace: Callable[[], tuple[str, str]] = wire.new_trace) -> None:
+    def __init__(self, device: str, model: Loaded, new_trace: Callable[[], tuple[str, str]] = new_trace) -> None:
         self.device = device
         self._new_trace = new_trace
         self._columns: list[int] | None = None

@@ -243,7 +243,7 @@ class Story:
                 "id": d.id,
                 "fault": d.fault,
                 "runtime": s.get("runtime", ""),
-                "state": s.get("update", {}).get("state") or s.get("state", "starting"),
+                "state": _doing(s),
                 "windows": s.get("windows", 0),
                 "alarms": sum(f["alarms"] for f in s.get("flights", [])),
                 "release": s.get("release", 0),
@@ -265,3 +265,9 @@ class Story:
             yield
         finally:
             self._progress.seconds[name] = round(time.monotonic() - begun, 2)
+
+
+def _doing(status: dict[str, Any]) -> str:
+    """What an agent is at: its update when there is one under way, else its flight."""
+    update: str = status.get("update", {}).get("state", "idle")
+    return update if update != "idle" else status.get("state", "starting")
