@@ -152,8 +152,9 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         smoothing=DRONE_SMOOTHING if drone else LAG_SMOOTHING,
         quantile=plan.quantile,
         factor=plan.factor,
-        begin_windows=2 if drone else 1,
-        end_windows=4 if drone else 5,
+        # Windows of 1 s overlap by three quarters: four in a row are the first second that the first one does not share.
+        begin_windows=4 if drone else 1,
+        end_windows=8 if drone else 5,
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
