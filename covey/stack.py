@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from covey.errors import ProcessError, UsageError
@@ -83,13 +84,12 @@ class Stack:
         self.start_mqtt()
         self.start_kafka()
         for name in ("mqtt", "kafka"):
-            port = self.ports[name]
-            self.children.wait_until(lambda port=port: accepts(HOST, port), READY_S, name, stop)  # type: ignore[misc]
+            self.children.wait_until(partial(accepts, HOST, self.ports[name]), READY_S, name, stop)
         self.start_gateway()
         self.start_cloud()
         self.start_serve()
         for name, port in (("gateway", self.ports["health"]), ("serve", self.ports["serve"])):
-            self.children.wait_until(lambda port=port: accepts(HOST, port), READY_S, name, stop)  # type: ignore[misc]
+            self.children.wait_until(partial(accepts, HOST, port), READY_S, name, stop)
 
     def start_mqtt(self) -> None:
         """Start the embedded MQTT broker."""
