@@ -39,8 +39,7 @@ def run(
     Raises:
         CoveyError: a part cannot be started.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    stack = Stack(folder, ports)
+    stack = Stack(folder, ports)  # makes the folder when its first part starts
     try:
         stack.start_core(stop)
         if devices:

@@ -97,6 +97,7 @@ def test_a_port_already_taken_is_one_line_and_nothing_stays_behind(tmp_path):
     assert f"mqtt: a free port expected, 127.0.0.1:{words[1]} is taken" in err
     assert "Traceback" not in err
     assert covey(tmp_path, "status")[0] == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_stack_down_and_status_say_so(tmp_path):
