@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
 LOG_TAIL_BYTES = 3000
 
@@ -87,22 +88,12 @@ class Children:
 
     def start(self, name: str, command: Sequence[str]) -> Child:
         """Start a process, or start a dead one of that name again; its output goes to `<folder>/<name>.log`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / f"{name}.log"
         before = self.children.get(name)
         if before is not None and before.alive:
             raise ProcessError(name, "runs already")
-        environ = {**os.environ, **self.environ, PARENT_VARIABLE: str(os.getpid())}
+        log = self._log(name)
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environ,
-                # A Ctrl-C in the terminal is for the supervisor; it ends its children in order.
-                start_new_session=True,
-            )
+            process = self._spawn(command, output, output)
         child = Child(name, list(command), log, process, 1 if before is None else before.starts + 1)
         self.children[name] = child
         return child
@@ -113,18 +104,9 @@ class Children:
         Raises:
             ProcessError: it failed, took too long, or `stop` was set.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log, answer = self.folder / f"{name}.log", self.folder / f"{name}.out"
-        environ = {**os.environ, **self.environ, PARENT_VARIABLE: str(os.getpid())}
+        log, answer = self._log(name), self.folder / f"{name}.out"
         with log.open("ab") as errors, answer.open("wb") as output:
-            process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                env=environ,
-                start_new_session=True,
-            )
+            process = self._spawn(command, output, errors)
             child = Child(name, list(command), log, process)
             self.children[name] = child
             deadline = time.monotonic() + timeout_s
@@ -139,6 +121,21 @@ class Children:
         if process.returncode != 0:
             raise child.failed(f"ended with exit code {process.returncode}")
         return answer.read_text(encoding="utf-8")
+
+    def _log(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{name}.log"
+
+    def _spawn(self, command: Sequence[str], output: BinaryIO, errors: BinaryIO) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env={**os.environ, **self.environ, PARENT_VARIABLE: str(os.getpid())},
+            # A Ctrl-C in the terminal is for the supervisor; it ends its children in order.
+            start_new_session=True,
+        )
 
     def kill(self, name: str) -> None:
         """End a process with SIGKILL: a test of what the others do about it."""
