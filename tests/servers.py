@@ -159,8 +159,23 @@ class KafkaApi(Server):
         except KafkaException:
             return False
 
-    def create_topics(self, names: Iterable[str], partitions: int = 1, config: dict[str, str] | None = None) -> None:
-        """Create topics and wait until they are there; one that exists raises KafkaException."""
+    def create_topics(
+        self,
+        names: Iterable[str],
+        partitions: int = 1,
+        config: dict[str, str] | None = None,
+        exist_ok: bool = False,
+    ) -> None:
+        """Create topics and wait until they are there.
+
+        Args:
+            names: of the topics.
+            partitions: of each.
+            config: of each.
+            exist_ok: a topic that exists is no KafkaException: Tansu makes one by itself as soon as a producer asks,
+                so next to a running producer either may be first.
+        """
+        from confluent_kafka import KafkaError, KafkaException
         from confluent_kafka.admin import AdminClient
         from confluent_kafka.cimpl import NewTopic
 
@@ -168,7 +183,10 @@ class KafkaApi(Server):
         wanted = [NewTopic(name, partitions, 1, config=config or {}) for name in names]
         futures = admin.create_topics(wanted, operation_timeout=10.0)
         for future in futures.values():
-            future.result(15.0)
+            refused = future.exception(15.0)
+            exists = isinstance(refused, KafkaException) and refused.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
+            if refused is not None and not (exist_ok and exists):
+                raise refused
 
 
 class Kafka(KafkaApi):

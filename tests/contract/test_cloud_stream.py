@@ -256,7 +256,7 @@ def test_a_forgetful_broker_is_told_all_desired_again_and_offsets_begin_anew(tmp
         process.kill9()
         broker.kill9()
         broker.start()
-        broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS)
+        broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS, exist_ok=True)
         cloud.start("two")
         produce(broker, *summaries(1, 150, 260))  # the agent sends again what was not acknowledged
         wait_for(lambda: reader.counts(engine)["events"] == 260, 20, "stored, none skipped")
@@ -278,7 +278,7 @@ def test_run_starts_before_its_broker_and_ends_on_request(tmp_path: Path) -> Non
         stack.callback(process.stop)
         process.start(lambda: "trying again" in process.tail(50), 30)
         broker = stack.enter_context(Tansu(tmp_path / "tansu", port))
-        broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS)
+        broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS, exist_ok=True)
         produce(broker, *summaries(1, 1, 5))
         engine = schema.open_store(str(tmp_path / "store.db"), create=False)
         stack.callback(engine.dispose)

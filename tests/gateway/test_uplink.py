@@ -63,7 +63,7 @@ def test_a_full_queue_stops_reading_and_loses_nothing_when_kafka_comes(tmp_path)
     assert not poll(lambda: bool(uplink.poll(0.05)), 1.0)
     assert acks.due(time.monotonic()) == []
     with late:
-        late.create_topics([topics.STATUS], partitions=2)
+        late.create_topics([topics.STATUS], partitions=2, exist_ok=True)
         assert _drain(uplink, 130) == list(range(1, 131))
         assert not uplink.blocked
         ((who, ack, events),) = acks.due(time.monotonic())
@@ -82,7 +82,7 @@ def test_a_fatal_producer_error_is_mended_by_a_new_producer(tmp_path) -> None:
     assert counts.get("producer_rebuilds") == 1
     assert uplink.pending == 30
     with late:
-        late.create_topics([topics.STATUS])
+        late.create_topics([topics.STATUS], exist_ok=True)
         assert _drain(uplink, 30) == list(range(1, 31))
         assert uplink.pending == 0
         ((_, ack, _),) = acks.due(time.monotonic())
