@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's circumference
 MAX_DEVICES = 1_000_000
-CARRIES_ITSELF = 36.2 / 60.0  # share of its thrust with which a rotor still lifts its quarter: weighs 36.2 g, lifts 60 g
+CARRIES_ITSELF = (
+    36.2 / 60.0
+)  # share of its thrust with which a rotor still lifts its quarter: weighs 36.2 g, lifts 60 g
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +175,7 @@ class _Planner:
 
     def plan(self, first: int) -> FleetPlan:
         devices = tuple(self._device(number) for number in range(first, self.last + 1))
-        return FleetPlan(
-            self.scenario, self.seed, self.end_s, devices, self.pool.recordings(), self.pool.commission()
-        )
+        return FleetPlan(self.scenario, self.seed, self.end_s, devices, self.pool.recordings(), self.pool.commission())
 
     def _deal(self, shares: Sequence[float], question: int, count: int | None = None) -> NDArray[np.int64]:
         return deal(shares, self.last if count is None else count, [STREAM_SHARES, self.seed, question])

@@ -153,13 +153,17 @@ class Pool:
                 spare_s = min(MACHINE_START_S, (change.onset_s[1] - change.onset_s[0]) / 2)
                 onset_s = change.onset_s[0] + onset[v] * (change.onset_s[1] - spare_s - change.onset_s[0])
             elif KINDS[change.kind].category == "drift":
-                onset_s = 0.0  # payload, firmware and weather change on the ground: the next flight has it from its start
+                onset_s = (
+                    0.0  # payload, firmware and weather change on the ground: the next flight has it from its start
+                )
             else:
                 low, high = ONSET_SHARES
                 mission = MISSIONS[self._mission(body, vehicle, 0)]
                 air = airborne_s(mission, self._scenario.vehicles.flight_s)
                 onset_s = at_airborne_share(air, low + (high - low) * onset[v])
-            drawn = {key: params.draw(change.kind, key, value, parts[key][v]) for key, value in change.params.items()}
+            drawn = {
+                key: params.draw(change.kind, key, value, float(parts[key][v])) for key, value in change.params.items()
+            }
             variants.append(Variant(number, vehicle, make_fault(change.kind, round(float(onset_s), 2), drawn), spare_s))
         return variants
 

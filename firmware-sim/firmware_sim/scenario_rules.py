@@ -117,7 +117,10 @@ def _changes(scenario: Scenario) -> Iterator[Problem]:
         for key, wrong in params.problems(change.kind, body, change.params).items():
             yield f"{here}.params" + (f".{key}" if key else ""), wrong
         if body == "quadrotor" and scenario.duration_s < scenario.vehicles.flight_s:
-            yield "duration_s", f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came"
+            yield (
+                "duration_s",
+                f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came",
+            )
     if scenario.changes_per_device == 1:
         for body, of_body in shares.items():
             yield from _at_most_one(f"changes of {body}s", of_body)
