@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edge.core import AgentCore
+from edge.scoring.scorer import Scored
 from edge.scoring.together import Together
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edge.core import Loaded, Output, Raised
     from firmware_sim.plan import DevicePlan
     from firmware_sim.recordings import Recording
+    from firmware_sim.scenario import Body
 
 _FLIGHTS_A_PLAY = 1000  # flights of the cutter within one recording are fewer
 
@@ -74,7 +76,7 @@ class Agents:
         self,
         devices: Sequence[DevicePlan],
         models: Mapping[str, Loaded],
-        calibrations: Mapping[tuple[str, int], Calibration | None],
+        calibrations: Mapping[tuple[Body, int], Calibration | None],
         new_trace: Callable[[], tuple[str, str]] | None = None,
     ) -> None:
         own = {key: replace(models[key[0]], calibration=made) for key, made in calibrations.items()}
@@ -166,9 +168,8 @@ class Agents:
         for (i, play, last), count in zip(entries, counts, strict=True):
             begin_s = clock_s(i) - (t_s - play.begin_t_s)
             windows = play.recording.windows(play.next, last, begin_s, play.flight)
-            part = type(scored)(
-                *(value[at : at + count] for value in (scored.raw, scored.score, scored.z, scored.error))
-            )
+            mine = slice(at, at + count)
+            part = Scored(scored.raw[mine], scored.score[mine], scored.z[mine], scored.error[mine])
             judged.append(Judged(i, self.cores[i].judge(windows, part)))
             play.next = last
             at += count

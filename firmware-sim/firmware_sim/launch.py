@@ -28,7 +28,7 @@ from firmware_sim.ledger import Ledger
 from firmware_sim.links import PROFILES, LinkProfile
 from firmware_sim.plan import plan_fleet
 from firmware_sim.recordings import calibrations, cut_pool, fly_pool
-from firmware_sim.scenario import Scenario
+from firmware_sim.scenario import Scenario  # noqa: TC001  # msgspec reads annotations when it runs
 from firmware_sim.sessions import Client, Sessions
 
 if TYPE_CHECKING:

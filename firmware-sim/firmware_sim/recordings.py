@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from covey.bundle import Calibration, Inputs
     from edge.core import Loaded
     from firmware_sim.pool import Planned
+    from firmware_sim.scenario import Body
 
 BLOCK = 512  # flights at a time: bounds memory at some 400 MB for 26 s
 _BATTERY = "pm.vbatMV"
@@ -132,11 +133,11 @@ def cut_pool(flown: Sequence[Flown], planned: Sequence[Planned], inputs: Mapping
 
 def calibrations(
     recordings: Sequence[Recording],
-    commission: Mapping[tuple[str, int], Sequence[int]],
+    commission: Mapping[tuple[Body, int], Sequence[int]],
     models: Mapping[str, Loaded],
-) -> dict[tuple[str, int], Calibration | None]:
+) -> dict[tuple[Body, int], Calibration | None]:
     """Calibrate each body's model on the commissioning recordings of each who flew; None where they are too short."""
-    made: dict[tuple[str, int], Calibration | None] = {}
+    made: dict[tuple[Body, int], Calibration | None] = {}
     for (body, vehicle), numbers in commission.items():
         model = models[body]
         parts = [recordings[n].windows(0, len(recordings[n].due_s), 0.0, 1000 * k) for k, n in enumerate(numbers)]
