@@ -26,7 +26,8 @@ def draw(kind: str, key: str, value: object, part: float) -> object:
         return options[int(part * len(options))]
     if _whole(kind, key):
         return int(low) + int(part * (int(high) - int(low) + 1))
-    return low + part * (high - low)
+    told = float(f"{low + part * (high - low):.4g}")  # as people say it
+    return min(max(told, float(low)), float(high))
 
 
 def problems(kind: str, body: str, params: Mapping[str, object]) -> dict[str, str]:
@@ -76,20 +77,18 @@ def _corners(value: object) -> list[Any]:
 
 def _form(kind: str, key: str, value: object) -> str | None:
     if isinstance(value, dict):
-        if value.keys() != {"one_of"} or not isinstance(value["one_of"], list) or not value["one_of"]:
+        if value.keys() != {"one_of"} or not isinstance(value["one_of"], list):
             return f"a table with one_of = [...] expected, {value!r} came"
         value = value["one_of"]
     elif isinstance(value, list) and len(value) == 2 and all(_is_number(item) for item in value):
-        if value[0] > value[1]:
-            return f"[low, high] expected, {value!r} came"
-        if _whole(kind, key) and not all(float(item).is_integer() for item in value):
-            return f"whole numbers expected, {value!r} came"
+        whole = not _whole(kind, key) or all(float(item).is_integer() for item in value)
+        if value[0] > value[1] or not whole:
+            return f"[low, high]{'' if whole else ' in whole numbers'} expected, {value!r} came"
         return None
-    if isinstance(value, list) and not value:
-        return "at least one choice expected, an empty list came"
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, bool) or not isinstance(item, (int, float, str)):
-            return f"a number or a text expected, {item!r} came"
+    choices = value if isinstance(value, list) else [value]
+    bad = [item for item in choices if isinstance(item, bool) or not isinstance(item, (int, float, str))]
+    if bad or not choices:
+        return f"{'a number or a text' if bad else 'at least one choice'} expected, {(bad or [value])[0]!r} came"
     return None
 
 

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's circumference
 MAX_DEVICES = 1_000_000
-CARRIES_ITSELF = 36.2 / 60.0  # share of its thrust with which a rotor still lifts its quarter: weighs 36.2 g, lifts 60 g
+CARRIES_ITSELF = (
+    36.2 / 60.0
+)  # share of its thrust with which a rotor still lifts its quarter: weighs 36.2 g, lifts 60 g
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,26 +161,21 @@ class _Planner:
         self.links = [*(link.profile for link in scenario.links), "ethernet"]
         self.link = self._deal([link.share for link in scenario.links], 1)
         self.variants = self._variants()
-        self.hit = {
-            what: [self._deal([entry.share], 10 + 1000 * (w + 1) + i) == 0 for i, entry in enumerate(entries)]
-            for w, (what, entries) in enumerate(
-                (
-                    ("outages", scenario.outages),
-                    ("storms", scenario.storms),
-                    ("reboots", scenario.reboots),
-                    ("jumps", scenario.clocks.jumps),
-                )
-            )
-        }
+        self.outages = self._hit(1000, [outage.share for outage in scenario.outages])
+        self.storms = self._hit(2000, [storm.share for storm in scenario.storms])
+        self.reboots = self._hit(3000, [reboot.share for reboot in scenario.reboots])
+        self.jumps = self._hit(4000, [jump.share for jump in scenario.clocks.jumps])
 
     def plan(self, first: int) -> FleetPlan:
         devices = tuple(self._device(number) for number in range(first, self.last + 1))
-        return FleetPlan(
-            self.scenario, self.seed, self.end_s, devices, self.pool.recordings(), self.pool.commission()
-        )
+        return FleetPlan(self.scenario, self.seed, self.end_s, devices, self.pool.recordings(), self.pool.commission())
 
     def _deal(self, shares: Sequence[float], question: int, count: int | None = None) -> NDArray[np.int64]:
         return deal(shares, self.last if count is None else count, [STREAM_SHARES, self.seed, question])
+
+    def _hit(self, question: int, shares: Sequence[float]) -> list[NDArray[np.bool_]]:
+        """For each event: which devices it befalls."""
+        return [self._deal([share], question + i) == 0 for i, share in enumerate(shares)]
 
     def _variants(self) -> list[list[Variant]]:
         """For each device: the variants of changes that it gets, at most `changes_per_device`."""
@@ -215,7 +212,7 @@ class _Planner:
             stretches, truth = self._run(vehicle, variants, u)
         else:
             stretches, truth = self._flights(vehicle, variants, u, rng)
-        off = schedule.off_times(scenario, self.end_s, [hit[i] for hit in self.hit["reboots"]], self.seed, number)
+        off = schedule.off_times(scenario, self.end_s, [hit[i] for hit in self.reboots], self.seed, number)
         return DevicePlan(
             name=f"{scenario.prefix}-{number:05d}",
             body=body,
@@ -224,18 +221,18 @@ class _Planner:
             seed=seed,
             stretches=stretches,
             truth=truth,
-            clock=schedule.clock_of(scenario, self.end_s, [hit[i] for hit in self.hit["jumps"]], self.seed, number),
+            clock=schedule.clock_of(scenario, self.end_s, [hit[i] for hit in self.jumps], self.seed, number),
             off=off,
             cuts=tuple(
                 sorted(
                     storm.at_s
-                    for storm, hit in zip(scenario.storms, self.hit["storms"], strict=True)
+                    for storm, hit in zip(scenario.storms, self.storms, strict=True)
                     if hit[i] and storm.at_s < self.end_s
                 )
             ),
             outages=schedule.merged(
                 (o.at_s, o.at_s + o.for_s)
-                for o, hit in zip(scenario.outages, self.hit["outages"], strict=True)
+                for o, hit in zip(scenario.outages, self.outages, strict=True)
                 if hit[i] and o.at_s < self.end_s and o.link in {"", self.links[self.link[i]]}
             ),
             home=self._home(u[6], u[7]),

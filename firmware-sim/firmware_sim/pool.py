@@ -153,7 +153,9 @@ class Pool:
                 spare_s = min(MACHINE_START_S, (change.onset_s[1] - change.onset_s[0]) / 2)
                 onset_s = change.onset_s[0] + onset[v] * (change.onset_s[1] - spare_s - change.onset_s[0])
             elif KINDS[change.kind].category == "drift":
-                onset_s = 0.0  # payload, firmware and weather change on the ground: the next flight has it from its start
+                onset_s = (
+                    0.0  # payload, firmware and weather change on the ground: the next flight has it from its start
+                )
             else:
                 low, high = ONSET_SHARES
                 mission = MISSIONS[self._mission(body, vehicle, 0)]

@@ -15,7 +15,7 @@ from firmware_sim.world.pilot import MISSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from firmware_sim.scenario import Change, Scenario
+    from firmware_sim.scenario import Change, Jump, Outage, Reboot, Scenario, Storm
 
 Problem = tuple[str, str]
 T = TypeVar("T")
@@ -82,15 +82,15 @@ def _links(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _events(scenario: Scenario) -> Iterator[Problem]:
-    timed = {
+    timed: dict[str, Sequence[Outage | Storm | Reboot | Jump | None]] = {
         "outages": scenario.outages,
         "storms": scenario.storms,
         "reboots": scenario.reboots,
         "clocks.jumps": scenario.clocks.jumps,
     }
     for where, entries in timed.items():
-        for i, entry in _there(entries):  # type: ignore[var-annotated]  # their only common field is at_s
-            if entry.at_s >= scenario.duration_s:
+        for i, entry in enumerate(entries):
+            if entry is not None and entry.at_s >= scenario.duration_s:
                 yield f"{where}[{i}].at_s", _within(scenario, entry.at_s)
     for i, reboot in _there(scenario.reboots):
         yield from _rising(f"reboots[{i}].off_s", reboot.off_s, above=0.0)
@@ -117,10 +117,13 @@ def _changes(scenario: Scenario) -> Iterator[Problem]:
         for key, wrong in params.problems(change.kind, body, change.params).items():
             yield f"{here}.params" + (f".{key}" if key else ""), wrong
         if body == "quadrotor" and scenario.duration_s < scenario.vehicles.flight_s:
-            yield "duration_s", f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came"
+            yield (
+                "duration_s",
+                f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came",
+            )
     if scenario.changes_per_device == 1:
-        for body, of_body in shares.items():
-            yield from _at_most_one(f"changes of {body}s", of_body)
+        for of, of_body in shares.items():
+            yield from _at_most_one(f"changes of {of}s", of_body)
 
 
 def _body(scenario: Scenario, change: Change) -> str | None:
