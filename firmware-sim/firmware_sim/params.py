@@ -36,23 +36,38 @@ def problems(kind: str, body: str, params: Mapping[str, object]) -> dict[str, st
     known = [f.name for f in parameters_of(kind)]
     for key, value in params.items():
         if key not in known:
-            wrong[key] = f"unknown parameter of {kind}; there are {', '.join(known)}"
+            wrong[key] = f"unknown parameter of {kind} ({', '.join(known)} exist)"
         elif (problem := _form(kind, key, value)) is not None:
             wrong[key] = problem
-    if wrong:
-        return wrong
-    corners = product(*(_corners(value) for value in params.values()))
-    for corner in islice(corners, MAX_CORNERS):
-        try:
-            make_fault(kind, 0.0, dict(zip(params, corner, strict=True)))
-        except UsageError as error:
-            key, problem = _told(str(error), kind, known)
-            wrong.setdefault(key, problem)
+    usable = {key: _corners(value) for key, value in params.items() if key not in wrong}
+    usable |= {key: [_harmless(kind, key)] for key in wrong if key in known}  # so that the others are tried
+    while (found := _refused(kind, usable, known)) is not None and found[0] not in wrong:
+        wrong[found[0]] = found[1]
+        if found[0]:
+            usable[found[0]] = [_harmless(kind, found[0])]
     for sensor in _corners(params["sensor"]) if "sensor" in params and "sensor" not in wrong else ():
         if body not in SENSORS[str(sensor)].bodies:
             there = ", ".join(name for name, s in SENSORS.items() if body in s.bodies)
             wrong["sensor"] = f"a sensor of a {body} expected ({there}), {sensor!r} came"
     return wrong
+
+
+def _refused(kind: str, usable: Mapping[str, list[Any]], known: list[str]) -> tuple[str, str] | None:
+    """Key and problem of the first combination that the fault refuses."""
+    for corner in islice(product(*usable.values()), MAX_CORNERS):
+        try:
+            make_fault(kind, 0.0, dict(zip(usable, corner, strict=True)))
+        except UsageError as error:
+            return _told(str(error), kind, known)
+    return None
+
+
+def _harmless(kind: str, key: str) -> object:
+    """A value that the fault takes."""
+    (told,) = (f.metadata for f in parameters_of(kind) if f.name == key)
+    if "choices" in told:
+        return told["choices"][0]
+    return "" if "longest" in told else min(max(0, told["low"]), told["high"])
 
 
 def bodies_of(kind: str) -> tuple[str, ...]:

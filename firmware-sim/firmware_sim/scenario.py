@@ -240,7 +240,7 @@ def _build(kind: type[Any], table: object, path: str, bad: dict[str, str]) -> An
         return None
     fields = {f.name: f for f in msgspec.structs.fields(kind)}
     for key in table.keys() - fields.keys():
-        bad[_join(path, key)] = f"unknown key; there are {', '.join(fields)}"
+        bad[_join(path, key)] = f"unknown key ({', '.join(fields)} exist)"
     ready: dict[str, Any] = {}
     for name, field in fields.items():
         here = _join(path, name)

@@ -9,6 +9,7 @@ import msgspec
 from covey import topics
 from firmware_sim import params
 from firmware_sim.links import PROFILES, LinkProfile
+from firmware_sim.schedule import ONSET_SHARES, airborne_s, at_airborne_share
 from firmware_sim.world.faults import KINDS
 from firmware_sim.world.pilot import MISSIONS
 
@@ -60,7 +61,7 @@ def _links(scenario: Scenario) -> Iterator[Problem]:
         for key, value in table.items():
             if key == "name" or key not in LinkProfile.__struct_fields__:
                 there = ", ".join(f for f in LinkProfile.__struct_fields__ if f != "name")
-                yield f"profiles.{name}.{key}", f"unknown key; there are {there}"
+                yield f"profiles.{name}.{key}", f"unknown key ({there} exist)"
                 continue
             try:
                 msgspec.convert({"name": name, key: value}, LinkProfile)
@@ -124,6 +125,28 @@ def _changes(scenario: Scenario) -> Iterator[Problem]:
     if scenario.changes_per_device == 1:
         for of, of_body in shares.items():
             yield from _at_most_one(f"changes of {of}s", of_body)
+
+
+def _fits_flights(scenario: Scenario, change: Change, path: str) -> Iterator[Problem]:
+    """A flight must begin early enough before the end, and the change must have had time to begin in one."""
+    flight_s = scenario.vehicles.flight_s
+    if scenario.duration_s < flight_s:
+        yield "duration_s", f"room for a flight of {flight_s:g} s expected, {scenario.duration_s:g} came"
+        return
+    earliest, latest = 0.0, scenario.duration_s - flight_s
+    if KINDS[change.kind].category == "fault":
+        missions = [MISSIONS[name] for name in scenario.vehicles.missions if name in MISSIONS] or [*MISSIONS.values()]
+        air = [airborne_s(mission, flight_s) for mission in missions]
+        earliest = max(at_airborne_share(spans, ONSET_SHARES[1]) for spans in air)
+        latest += min(at_airborne_share(spans, ONSET_SHARES[0]) for spans in air)
+    if change.onset_s[1] < earliest or change.onset_s[0] > latest:
+        yield (
+            path,
+            (
+                f"times that flights of {flight_s:g} s can have, to at least {earliest:.1f} and from at most {latest:.1f}, "
+                f"expected, [{change.onset_s[0]:g}, {change.onset_s[1]:g}] came"
+            ),
+        )
 
 
 def _body(scenario: Scenario, change: Change) -> str | None:

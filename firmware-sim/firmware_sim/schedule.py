@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # First number of the seeds, so that no two questions share a stream (1 to 3: vehicle.py and flights.py).
 STREAM_SHARES, STREAM_DEVICE, STREAM_POOL, STREAM_CHANGE, STREAM_POWER, STREAM_CLOCK = range(40, 46)
+ONSET_SHARES = (0.3, 0.6)  # of the time in the air: there is a before and an after to see
 MACHINE_START_S = 10.0  # machines begin to be sampled within this time
 
 
