@@ -7,6 +7,7 @@ fault's own business (world/faults.py): every corner of the ranges is tried on i
 
 from __future__ import annotations
 
+from dataclasses import MISSING
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ def problems(kind: str, body: str, params: Mapping[str, object]) -> dict[str, st
             wrong[key] = f"unknown parameter of {kind} ({', '.join(known)} exist)"
         elif (problem := _form(kind, key, value)) is not None:
             wrong[key] = problem
+    for field in parameters_of(kind):
+        if field.default is MISSING and field.name not in params:
+            wrong[field.name] = "missing"
     usable = {key: _corners(value) for key, value in params.items() if key not in wrong}
     usable |= {key: [_harmless(kind, key)] for key in wrong if key in known}  # so that the others are tried
     while (found := _refused(kind, usable, known)) is not None and found[0] not in wrong:
