@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from firmware_sim.pool import Variant
-    from firmware_sim.scenario import Body, Scenario
+    from firmware_sim.scenario import Body, Outage, Scenario
     from firmware_sim.world.faults import Fault
 
 METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's circumference
@@ -161,7 +161,7 @@ class _Planner:
         self.links = [*(link.profile for link in scenario.links), "ethernet"]
         self.link = self._deal([link.share for link in scenario.links], 1)
         self.variants = self._variants()
-        self.outages = self._hit(1000, [outage.share for outage in scenario.outages])
+        self.outages = [self._cut_off(1000 + i, outage) for i, outage in enumerate(scenario.outages)]
         self.storms = self._hit(2000, [storm.share for storm in scenario.storms])
         self.reboots = self._hit(3000, [reboot.share for reboot in scenario.reboots])
         self.jumps = self._hit(4000, [jump.share for jump in scenario.clocks.jumps])
@@ -176,6 +176,15 @@ class _Planner:
     def _hit(self, question: int, shares: Sequence[float]) -> list[NDArray[np.bool_]]:
         """For each event: which devices it befalls."""
         return [self._deal([share], question + i) == 0 for i, share in enumerate(shares)]
+
+    def _cut_off(self, question: int, outage: Outage) -> NDArray[np.bool_]:
+        """Which devices an outage befalls: a share of all, or of those on its profile."""
+        on = [i for i, profile in enumerate(self.links) if outage.link in {"", profile}]
+        able = np.flatnonzero(np.isin(self.link, on))
+        hit = np.zeros(self.last, dtype=np.bool_)
+        if len(able):
+            hit[able] = self._deal([outage.share], question, len(able)) == 0
+        return hit
 
     def _variants(self) -> list[list[Variant]]:
         """For each device: the variants of changes that it gets, at most `changes_per_device`."""
@@ -233,7 +242,7 @@ class _Planner:
             outages=schedule.merged(
                 (o.at_s, o.at_s + o.for_s)
                 for o, hit in zip(scenario.outages, self.outages, strict=True)
-                if hit[i] and o.at_s < self.end_s and o.link in {"", self.links[self.link[i]]}
+                if hit[i] and o.at_s < self.end_s
             ),
             home=self._home(u[6], u[7]),
         )
