@@ -117,11 +117,8 @@ def _changes(scenario: Scenario) -> Iterator[Problem]:
         shares.setdefault(body, []).append(change.share)
         for key, wrong in params.problems(change.kind, body, change.params).items():
             yield f"{here}.params" + (f".{key}" if key else ""), wrong
-        if body == "quadrotor" and scenario.duration_s < scenario.vehicles.flight_s:
-            yield (
-                "duration_s",
-                f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came",
-            )
+        if body == "quadrotor":
+            yield from _fits_flights(scenario, change, f"{here}.onset_s")
     if scenario.changes_per_device == 1:
         for of, of_body in shares.items():
             yield from _at_most_one(f"changes of {of}s", of_body)
@@ -158,7 +155,7 @@ def _body(scenario: Scenario, change: Change) -> str | None:
     if not able:
         return f"{change.kind} needs a {change.body or fits[0]}, the fleet has only {fleet[0]}s (vehicles.machine_share {share:g})"
     if len(able) > 1:
-        return f"quadrotor or machine expected for {change.kind}, since the fleet has both; nothing came"
+        return f"quadrotor or machine expected for {change.kind}, since the fleet has both, nothing came"
     return None
 
 
