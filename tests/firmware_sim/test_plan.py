@@ -1,6 +1,7 @@
 """The plan of a fleet: equal for equal arguments, the same for a device whatever the others are, true to its scenario."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -242,9 +243,14 @@ def test_every_onset_lies_in_its_times_and_in_the_middle_of_a_flight(name):
 
 def share_in_the_air(recording, into_s):
     """By asking the mission every 20 ms whether the motors are on: the second method."""
-    times = np.arange(0, recording.duration_s, 0.02)
-    on = np.array([MISSIONS[recording.mission].setpoint(t)[1] for t in times])
+    times, on = motors_on(recording.mission, recording.duration_s)
     return on[times < into_s].sum() / on.sum()
+
+
+@functools.cache
+def motors_on(mission, duration_s):
+    times = np.arange(0, duration_s, 0.02)
+    return times, np.array([MISSIONS[mission].setpoint(t)[1] for t in times])
 
 
 def test_most_devices_with_a_change_have_it_and_those_that_hardly_fly_too():
