@@ -291,7 +291,7 @@ def _groups(
     edges = np.linspace(numbers[0], numbers[-1], RANGES + 1)
     place = np.clip(np.searchsorted(edges, [value for value, _ in having], side="right") - 1, 0, RANGES - 1)
     return [
-        (f"{edges[n]:.3g} to {edges[n + 1]:.3g}", float(edges[n]), float(edges[n + 1]), group)
+        (f"{edges[n]:.2g} to {edges[n + 1]:.2g}", float(edges[n]), float(edges[n + 1]), group)
         for n in range(RANGES)
         if (group := [one for at, (_, one) in zip(place, having, strict=True) if at == n])
     ]

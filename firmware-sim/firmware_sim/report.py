@@ -61,8 +61,9 @@ class Lost(Struct, frozen=True):
 
 
 class Delivery(Struct, frozen=True):
-    """How long events took from being written to being received; `name` is a link profile, a kind, or "all"."""
+    """How long events took from being written to being received; `name` is a link profile or a kind, by `by`."""
 
+    by: Literal["all", "link", "kind"]
     name: str
     devices: int
     delay_s: Quantiles
@@ -230,16 +231,16 @@ def _delivery(facts: Facts, stored: NDArray[np.bool_], delay_s: NDArray[np.float
     number = np.array([names.index(one.link) for one in facts.devices], np.int64)
     link = number[facts.events.device] if len(number) else np.empty(0, np.int64)
 
-    def one(name: str, devices: int, where: NDArray[np.bool_]) -> Delivery:
+    def one(by: Literal["all", "link", "kind"], name: str, devices: int, where: NDArray[np.bool_]) -> Delivery:
         values = delay_s[where & stored]
         low, high = _BIN_EDGES_S[0], np.nextafter(_BIN_EDGES_S[-1], 0)
         counts = np.histogram(np.clip(values, low, high), _BIN_EDGES_S)[0]
-        return Delivery(name, devices, quantiles(values), counts.tolist())
+        return Delivery(by, name, devices, quantiles(values), counts.tolist())
 
-    by_link = [one(name, int((number == n).sum()), link == n) for n, name in enumerate(names)]
+    by_link = [one("link", name, int((number == n).sum()), link == n) for n, name in enumerate(names)]
     kinds = [(name, facts.events.kind == n) for n, name in enumerate(KINDS)]
-    by_kind = [one(name, len(facts.devices), where) for name, where in kinds if where.any()]
-    return [one("all", len(facts.devices), stored), *by_link, *by_kind]
+    by_kind = [one("kind", name, len(facts.devices), where) for name, where in kinds if where.any()]
+    return [one("all", "all", len(facts.devices), stored), *by_link, *by_kind]
 
 
 def _volume(facts: Facts, device_hours: float) -> Volume:

@@ -89,8 +89,7 @@ def timeline_svg(report: Report) -> str:
 
 def delivery_svg(report: Report) -> str:
     """Share of events delivered within a time, by link profile."""
-    links = [one for one in report.delivery[1:] if one.name in {d.link for d in report.worst} or one.delay_s.n][:8]
-    links = [one for one in links if one.name not in {"summary", "status", "alarm"}]
+    links = [one for one in report.delivery if one.by == "link" and one.delay_s.n][: len(SERIES)]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.5, 3.2), layout="constrained")
         panel = figure.subplots()
@@ -102,6 +101,7 @@ def delivery_svg(report: Report) -> str:
             told.append(f"{one.name}: median {_seconds(one.delay_s.p50)}, 95 % within {_seconds(one.delay_s.p95)}")
         top = max((one.delay_s.max or 0.0 for one in links), default=0.0)
         panel.set(xscale="log", xlim=(1e-3, max(1.0, 2 * top)), ylim=(0, 1.02), ylabel="share delivered within")
+        panel.xaxis.set_major_formatter("{x:g}")  # the default one writes formulas
         panel.set_xlabel("s from writing on the device to receipt in Kafka")
         if links:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -157,9 +157,10 @@ def _recall_bars(panel: Axes, one: KindReport) -> str:
     counts = [(bar.detected, bar.reached - bar.masked) for bar in bars] or [(one.detected, one.reached - one.masked)]
     for n, (detected, of) in enumerate(counts):
         panel.bar(n, detected / of if of else 0.0, color=SERIES[0], width=0.7)
-        panel.text(n, 0.02, f"{detected}/{of}", ha="center", va="bottom", fontsize=8)
-    panel.set_xticks(range(len(names)), names)
-    panel.set_ylim(0, 1.05)
+        panel.text(n, (detected / of if of else 0.0) + 0.02, f"{detected}/{of}", ha="center", va="bottom", fontsize=8)
+    panel.set_xticks(range(len(names)), names, fontsize=8, rotation=25 if len("".join(names)) > 24 else 0)
+    panel.set_ylim(0, 1.18)
+    panel.set_yticks((0, 0.5, 1))
     panel.set_xlim(-0.6, len(names) - 0.4)
     panel.grid(visible=False, axis="x")
     panel.set_title(one.kind, fontsize=9)
