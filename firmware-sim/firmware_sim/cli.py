@@ -68,7 +68,7 @@ def vehicle(
             PropellerCut(
                 3 if motor is None else motor,
                 3.0 if cut_mm is None else cut_mm,
-                0.0 if onset_s is None else onset_s,
+                onset_s=0.0 if onset_s is None else onset_s,
             )
         )
         if faults[0].onset_s >= seconds:
