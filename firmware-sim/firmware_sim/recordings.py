@@ -15,6 +15,7 @@ import numpy as np
 from covey.errors import DataError
 from edge.scoring.calibration import calibrate
 from edge.scoring.windows import Cutter, Windows, features, join
+from firmware_sim.world.machine import Machine, run_machines
 from firmware_sim.world.pilot import MISSIONS
 from firmware_sim.world.vehicle import Vehicle, fly
 
@@ -176,8 +177,6 @@ def _fly_drones(block: Sequence[Planned]) -> list[Flown]:
 
 
 def _run_machines(block: Sequence[Planned]) -> list[Flown]:
-    from firmware_sim.world.machine import Machine, run_machines
-
     runs = run_machines(
         [Machine(one.vehicle) for one in block],
         [one.flight_seed for one in block],
