@@ -320,6 +320,8 @@ class _Secure:
                 parts.append(part)
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError as error:
+            raise LinkError(_CLOSED) from error
         except ssl.SSLError as error:
             raise LinkError(f"tls: {error.reason or error}".lower().replace("_", " ")) from error
         return b"".join(parts), self._out.read()

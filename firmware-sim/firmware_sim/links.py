@@ -162,8 +162,13 @@ class LinkState:
 
     def outage(self, from_s: float, until_s: float) -> None:
         """Carry nothing in [from_s, until_s), beside the profile's own outages."""
-        self._outages = [(a, b) for a, b in self._outages if b > from_s]  # the others are over
-        self._outages.append((from_s, until_s))
+        merged: list[tuple[float, float]] = []
+        for begins_s, ends_s in sorted([*self._outages, (from_s, until_s)]):
+            if merged and begins_s <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], ends_s))
+            else:
+                merged.append((begins_s, ends_s))
+        self._outages = merged
 
     def outage_end(self, now_s: float) -> float:
         """When the outage at `now_s` ends; `now_s` itself when there is none."""
@@ -177,7 +182,7 @@ class LinkState:
         for from_s, until_s in self._outages:
             if from_s <= end_s < until_s:
                 end_s = until_s
-        return end_s
+        return end_s if end_s == now_s else self.outage_end(end_s)  # another may begin there
 
     def clear(self) -> None:
         """Forget what is on its way: the connection is gone."""
