@@ -189,6 +189,12 @@ def test_stretches_follow_each_other_with_rests_and_end_in_time(name):
         assert all(low - 0.002 <= rest <= high + 0.002 for rest in rests)
 
 
+def test_devices_rest_and_take_off_each_in_their_own_time():
+    devices = plan_fleet(load_scenario("calm-day"), 50, 2).devices
+    assert len({d.stretches[0].start_s for d in devices}) == 50
+    assert len({round(d.stretches[1].start_s - d.stretches[0].start_s, 2) for d in devices}) > 45
+
+
 @pytest.mark.parametrize("name", [*SMALL, "ten-thousand"])
 def test_each_stretch_plays_its_own_vehicle_with_exactly_what_is_wrong_with_it_then(name):
     plan = plan_fleet(load_scenario(name), 120, 2)
