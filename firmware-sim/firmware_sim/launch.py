@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from firmware_sim.agents import Agents
 from firmware_sim.bundles import fit_bundle
 from firmware_sim.fleet import Fleet, FleetOptions, Progress
 from firmware_sim.ledger import Ledger
-from firmware_sim.links import PROFILES, LinkProfile
 from firmware_sim.plan import plan_fleet
 from firmware_sim.recordings import calibrations, cut_pool, fly_pool
 from firmware_sim.scenario import Scenario  # noqa: TC001  # msgspec reads annotations when it runs
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from firmware_sim.plan import DevicePlan, FleetPlan
     from firmware_sim.recordings import Flown
 
+_FLEET = "fleet"  # the ledger's meta value that holds all that `resume` needs
 RELEASE = 1  # what the devices report of the bundle that they were given
 
 
@@ -118,7 +119,14 @@ def launch(
             order.scenario, len(plan.devices), order.seed, order.first, plan.duration_s, time.time(),
             {body: str(path) for body, path in paths.items()},
         )  # fmt: skip
-        ledger = stack.enter_context(Ledger.create(order.ledger, msgspec.to_builtins(meta)))
+        told_by_ledger = {
+            "scenario": plan.scenario.name,
+            "seed": order.seed,
+            "start_epoch_s": meta.start_epoch_s,
+            "covey": version("covey"),
+            _FLEET: msgspec.to_builtins(meta),
+        }
+        ledger = stack.enter_context(Ledger.create(order.ledger, told_by_ledger))
         _register(ledger, plan, meta.start_epoch_s, flown)
         return _run(order, plan, flown, models, ledger, meta.start_epoch_s, stop, show)
 
@@ -135,7 +143,7 @@ def resume(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(order.ledger))
         try:
-            meta = msgspec.convert(ledger.meta, Meta)
+            meta = msgspec.convert(ledger.meta.get(_FLEET), Meta)
         except msgspec.ValidationError as error:
             raise DataError(f"{order.ledger}: a fleet's ledger expected, {error}") from error
         plan = plan_fleet(meta.scenario, meta.devices, meta.seed, meta.seconds, meta.first)
@@ -217,8 +225,7 @@ def _run(
 ) -> Ended:
     recordings = cut_pool(flown, plan.recordings, {body: model.manifest.inputs for body, model in models.items()})
     agents = Agents(plan.devices, models, calibrations(recordings, plan.commission, models))
-    profiles = _profiles(plan.scenario)
-    clients = [_client(one, order, profiles) for one in plan.devices]
+    clients = [_client(one, order, plan.scenario) for one in plan.devices]
     host, port = order.mqtt
     scenario = plan.scenario
     sessions = Sessions(host, port, clients, keepalive_s=scenario.keepalive_s, connect_per_s=scenario.connect_per_s)
@@ -232,13 +239,7 @@ def _run(
     return Ended(clean, fleet.progress)
 
 
-def _profiles(scenario: Scenario) -> dict[str, LinkProfile]:
-    """The built-in link profiles, and the scenario's own before them."""
-    own = {name: LinkProfile(**{"name": name, **table}) for name, table in scenario.profiles.items()}
-    return {**PROFILES, **own}
-
-
-def _client(plan: DevicePlan, order: Order, profiles: dict[str, LinkProfile]) -> Client:
+def _client(plan: DevicePlan, order: Order, scenario: Scenario) -> Client:
     device = plan.name
     down = [(topics.mqtt_topic(device, kind), 1) for kind in topics.DOWN_KINDS]
     return Client(
@@ -246,7 +247,7 @@ def _client(plan: DevicePlan, order: Order, profiles: dict[str, LinkProfile]) ->
         subscriptions=(*down, (topics.gateway_topic(topics.shard(device)), 1)),
         will_topic=topics.mqtt_topic(device, topics.PRESENCE),
         will_payload=lambda session: wire.encode(wire.Presence(online=False, session=session)),
-        link=profiles[plan.link],
+        link=scenario.link_profile(plan.link),
         seed=plan.seed,
         user=order.user,
         password=order.password,
