@@ -143,6 +143,8 @@ class Ledger:
             with told(path):
                 check(path)
                 db = connect(path)
+                if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    raise sqlite3.DatabaseError("damaged")
                 return cls(path, db, held)
         except BaseException:
             os.close(held)

@@ -129,7 +129,7 @@ def delay_svg(report: Report) -> str:
         for n, one in enumerate(kinds, 1):
             shown = one.delays_s[:: -(-len(one.delays_s) // _MAX_POINTS)]
             spread = np.linspace(-0.18, 0.18, len(shown)) if len(shown) > 1 else [0.0]
-            panel.plot(shown, n + np.array(spread), "o", color=SERIES[0], alpha=0.5, markersize=3, markeredgewidth=0)
+            panel.plot(shown, n + np.array(spread), "o", color=SERIES[0], alpha=0.8, markersize=3.5, markeredgewidth=0)
         panel.set_yticks(range(1, len(kinds) + 1), [one.kind for one in kinds])
         panel.set_xlim(left=0)
         panel.set_xlabel("s from onset to alarm (detected faults only)")
