@@ -228,7 +228,7 @@ class AgentCore:
         windows = self._cutter.push(samples[:, self._columns], start_s)
         scored = self._scorer.score(windows)
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
-        calm = [self._judge(windows, scored, i, output) for i in range(len(windows))]
+        calm = self._judge(windows, scored, output, keep=True)
         self._score_shadow(samples, start_s, windows, calm)
         return output
 
@@ -242,8 +242,7 @@ class AgentCore:
         No shadow sees them, and none are kept for a ring.
         """
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
-        for i in range(len(windows)):
-            self._judge(windows, scored, i, output, keep=False)
+        self._judge(windows, scored, output, keep=False)
         return output
 
     def swap(self, model: Loaded) -> list[Raised]:
@@ -273,29 +272,33 @@ class AgentCore:
         if self._columns is not None:
             self._shadow.begin_flight(self._name, self._channels)
 
-    def _judge(self, windows: Windows, scored: Scored, i: int, output: Output, *, keep: bool = True) -> bool:
-        """One window; returns whether it is normal."""
+    def _judge(self, windows: Windows, scored: Scored, output: Output, *, keep: bool) -> list[bool]:
+        """Each window in turn; returns which are normal."""
         inputs = self.model.manifest.inputs
-        start_s, flight = float(windows.start_s[i]), int(windows.flight[i])
-        end_s = start_s + inputs.window / inputs.rate_hz
-        if flight != self._cutter_flight:
-            self._cutter_flight, self._index = flight, 0
-            self._flight += 1
-        score = wire_score(float(scored.score[i]))
-        normal, alarmed = True, False
-        if not self.learning:
-            window = _Window(windows.samples[i], start_s, end_s, scored.error[i])
-            step = self._detector.push(score, self.threshold, flight, window)
-            if step.ended is not None:
-                output.alarms.append(self._alarm("end", step.ended))
-            if step.began is not None:
-                output.alarms.append(self._alarm("begin", step.began))
-            normal, alarmed = not (step.anomalous or step.alarmed), step.alarmed
-        self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
-        if keep and normal and np.isfinite(windows.samples[i]).all():
-            output.kept.append(Kept(_bytes(windows.samples[i]), start_s, self._index, self._flight))
-        self._index += 1
-        return normal
+        length_s = inputs.window / inputs.rate_hz
+        calm: list[bool] = []
+        rows = zip(windows.start_s.tolist(), windows.flight.tolist(), scored.score.tolist(), strict=True)
+        for i, (start_s, flight, raw_score) in enumerate(rows):
+            end_s = start_s + length_s
+            if flight != self._cutter_flight:
+                self._cutter_flight, self._index = flight, 0
+                self._flight += 1
+            score = wire_score(raw_score)
+            normal, alarmed = True, False
+            if not self.learning:
+                window = _Window(windows.samples[i], start_s, end_s, scored.error[i])
+                step = self._detector.push(score, self._scorer.threshold, flight, window)
+                if step.ended is not None:
+                    output.alarms.append(self._alarm("end", step.ended))
+                if step.began is not None:
+                    output.alarms.append(self._alarm("begin", step.began))
+                normal, alarmed = not (step.anomalous or step.alarmed), step.alarmed
+            self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
+            if keep and normal and np.isfinite(windows.samples[i]).all():
+                output.kept.append(Kept(_bytes(windows.samples[i]), start_s, self._index, self._flight))
+            self._index += 1
+            calm.append(normal)
+        return calm
 
     def _score_shadow(self, samples: NDArray[np.float32], start_s: float, windows: Windows, calm: list[bool]) -> None:
         shadow = self._shadow

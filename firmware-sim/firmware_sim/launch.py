@@ -114,7 +114,7 @@ def launch(
     with ExitStack() as stack:
         flown = _fly(plan, told)
         paths = _bundles(plan, flown, order, stop, told)
-        models = {body: _open(path) for body, path in paths.items()}
+        models = {body: open_bundle(path) for body, path in paths.items()}
         meta = Meta(
             order.scenario, len(plan.devices), order.seed, order.first, plan.duration_s, time.time(),
             {body: str(path) for body, path in paths.items()},
@@ -147,7 +147,7 @@ def resume(
         except msgspec.ValidationError as error:
             raise DataError(f"{order.ledger}: a fleet's ledger expected, {error}") from error
         plan = plan_fleet(meta.scenario, meta.devices, meta.seed, meta.seconds, meta.first)
-        models = {body: _open(Path(path)) for body, path in meta.bundles.items()}
+        models = {body: open_bundle(Path(path)) for body, path in meta.bundles.items()}
         flown = _fly(plan, told)
         return _run(order, plan, flown, models, ledger, meta.start_epoch_s, stop, show)
 
@@ -185,7 +185,12 @@ def _bundles(
     return paths
 
 
-def _open(path: Path) -> Loaded:
+def open_bundle(path: Path) -> Loaded:
+    """A bundle as every device of the fleet runs it, checked against its golden windows.
+
+    Raises:
+        CoveyError: it is no bundle, does not do what it promises, or no runtime here runs it.
+    """
     bundle = read_bundle(path)
     runtime = choose_runtime(bundle, ())
     model = open_model(bundle, RELEASE, runtime, None)

@@ -63,6 +63,8 @@ class Recording:
         channels: the C' channels the model looks at, in its order.
         duration_s: from the first sample to the end.
         rows: (R, C') float32.
+        blocks: (R - T + 1, T, C') view of the rows: the window that begins at each.
+        hop: rows from one window to the next within a stretch in the air.
         start_row: (N,) first row of each window.
         flight: (N,) stretches in the air, as the cutter numbers them.
         due_s: (N,) when each window's last sample is there.
@@ -76,6 +78,8 @@ class Recording:
     channels: tuple[str, ...]
     duration_s: float
     rows: NDArray[np.float32]
+    blocks: NDArray[np.float32]
+    hop: int
     start_row: NDArray[np.int64]
     flight: NDArray[np.int64]
     due_s: NDArray[np.float64]
@@ -96,11 +100,12 @@ class Recording:
             flight: added to the flights' numbers, so that two plays of a recording differ.
         """
         start = self.start_row[first:last]
-        length = 0 if not len(self.start_row) else round(self.due_s[0] * self.rate_hz) - int(self.start_row[0])
-        index = start[:, None] + np.arange(length)
-        return Windows(
-            self.rows[index], start + length - 1, self.flight[first:last] + flight, begin_s + start / self.rate_hz
-        )
+        if len(start) and start[-1] - start[0] == (len(start) - 1) * self.hop:  # one stretch: nothing is copied
+            samples = self.blocks[start[0] : start[-1] + 1 : self.hop]
+        else:
+            samples = self.blocks[start]
+        length = self.blocks.shape[1]
+        return Windows(samples, start + length - 1, self.flight[first:last] + flight, begin_s + start / self.rate_hz)
 
     def at(self, series: NDArray[np.float32] | None, t_s: float) -> Any:
         """The value of one of the series at a time; None where there is no series."""
@@ -189,6 +194,12 @@ def _run_machines(block: Sequence[Planned]) -> list[Flown]:
     ]
 
 
+def _blocks_of(rows: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+    if len(rows) < window:
+        return np.empty((0, window, rows.shape[1]), np.float32)
+    return np.lib.stride_tricks.sliding_window_view(rows, window, axis=0).transpose(0, 2, 1)
+
+
 def _cut(flown: Flown, inputs: Inputs) -> Recording:
     missing = [name for name in inputs.channels if name not in flown.channels]
     if missing or abs(flown.rate_hz - inputs.rate_hz) > RATE_TOLERANCE * inputs.rate_hz:
@@ -212,6 +223,8 @@ def _cut(flown: Flown, inputs: Inputs) -> Recording:
         channels=tuple(inputs.channels),
         duration_s=len(rows) / flown.rate_hz,
         rows=rows,
+        blocks=_blocks_of(rows, inputs.window),
+        hop=inputs.hop,
         start_row=windows.end_row - inputs.window + 1,
         flight=windows.flight,
         due_s=(windows.end_row + 1) / flown.rate_hz,
