@@ -25,9 +25,9 @@ _LINE_S = 5.0  # between lines where there is no terminal
 
 def register(app: typer.Typer) -> None:
     """Add the command to `covey sim`."""
-    app.command(
-        epilog="Example: covey sim fleet --scenario cut-propellers --devices 200 --seed 7 --mqtt 127.0.0.1:1883"
-    )(fleet)
+    app.command(epilog="Example: covey sim fleet --scenario cut-propellers --devices 200 --seed 7 --stack .covey")(
+        fleet
+    )
 
 
 def fleet(
@@ -36,7 +36,8 @@ def fleet(
         int | None, typer.Option(min=1, max=200_000, help="How many; the scenario's own number.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same fleet.")] = 0,
-    mqtt: Annotated[str, typer.Option(help="Broker, host:port.")] = "127.0.0.1:1883",
+    mqtt: Annotated[str | None, typer.Option(help="Broker, host:port; 127.0.0.1:1883 when left out.")] = None,
+    stack: Annotated[Path | None, typer.Option(help="Folder of a running `covey up`: its broker.")] = None,
     ledger: Annotated[Path, typer.Option(help="File for what was sent and what was true.")] = Path("fleet.ledger"),
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Length, s; the scenario's own.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Model of the quadrotors; fitted when left out.")] = None,
@@ -66,7 +67,7 @@ def fleet(
         seed=seed,
         first=first,
         seconds=seconds,
-        mqtt=_host_port(mqtt),
+        mqtt=_broker(mqtt, stack),
         ledger=ledger,
         bundles={body: path for body, path in given.items() if path is not None},
         options=FleetOptions(drain_s=drain_s),
@@ -84,6 +85,16 @@ def fleet(
         _print(result, ledger)
     if not ended.clean:
         raise typer.Exit(1)
+
+
+def _broker(mqtt: str | None, stack: Path | None) -> tuple[str, int]:
+    if stack is None:
+        return _host_port(mqtt or "127.0.0.1:1883")
+    if mqtt is not None:
+        raise UsageError("--mqtt, --stack: one of the two expected, both came")
+    from covey.stack import HOST, read_state
+
+    return HOST, int(read_state(stack)["ports"]["mqtt"])
 
 
 def _host_port(text: str) -> tuple[str, int]:

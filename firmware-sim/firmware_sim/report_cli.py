@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 def report(
     ledger: Annotated[Path, typer.Option("--ledger", help="What `covey sim fleet --ledger` wrote.")],
-    events: Annotated[Path, typer.Option("--events", help="What `covey cloud export` wrote; - for stdin.")],
+    events: Annotated[
+        Path | None, typer.Option("--events", help="What `covey cloud export` wrote; - for stdin.")
+    ] = None,
+    stack: Annotated[Path | None, typer.Option("--stack", help="Folder of a `covey up`: its store.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Also write one HTML file with plots.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -44,7 +47,7 @@ def report(
 
     try:
         facts = read_facts(ledger)
-        with _source(events) as (file, name):
+        with _source(events, stack) as (file, name):
             found = compare(facts, read_lines(file, name))
     except (DataError, StoreError) as error:  # exit 1 is a verdict here, and nothing else
         raise UsageError(str(error)) from error
@@ -66,8 +69,14 @@ def report(
 
 
 @contextmanager
-def _source(events: Path) -> Iterator[tuple[BinaryIO, str]]:
-    if str(events) == "-":
+def _source(events: Path | None, stack: Path | None) -> Iterator[tuple[BinaryIO, str]]:
+    if (events is None) == (stack is None):
+        raise UsageError(f"--events, --stack: one of the two expected, {'none' if events is None else 'both'} came")
+    if stack is not None:
+        with _exported(stack) as file:
+            yield file, f"export of {stack}"
+        return
+    if events is None or str(events) == "-":
         yield sys.stdin.buffer, "stdin"
         return
     try:
@@ -76,6 +85,29 @@ def _source(events: Path) -> Iterator[tuple[BinaryIO, str]]:
         raise UsageError(f"--events: {events}: cannot be read: {error.strerror or error}") from error
     with file:
         yield file, str(events)
+
+
+@contextmanager
+def _exported(stack: Path) -> Iterator[BinaryIO]:
+    """The events of a stack's store, by the cloud's own command: the simulator does not know its tables."""
+    import subprocess
+    import tempfile
+
+    from covey.processes import covey_command
+    from covey.stack import read_state
+
+    store = str(read_state(stack)["store"])
+    with tempfile.TemporaryFile() as file:
+        done = subprocess.run(
+            covey_command("cloud", "export", "--store", store, "--out", "-"),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode:
+            raise UsageError(f"--stack: {stack}: {done.stderr.decode(errors='replace').strip().splitlines()[-1]}")
+        file.seek(0)
+        yield file
 
 
 def _print(found: Report) -> None:
