@@ -351,7 +351,7 @@ def test_what_a_broker_must_not_say_ends_that_session_only(answer, why):
     def serve(sock):
         stream = packets_of(sock)
         packet = next(stream)
-        if b"-0" in packet:
+        if b"bad/presence" in packet:
             sock.sendall(answer)
             sock.shutdown(socket.SHUT_WR)
         else:
@@ -359,7 +359,8 @@ def test_what_a_broker_must_not_say_ends_that_session_only(answer, why):
             sock.sendall(suback(next(stream)))
         list(stream)
 
-    with RawBroker(serve) as broker, Sessions("127.0.0.1", broker.port, clients(2)) as sessions:
+    fleet = [client("bad"), client("good")]
+    with RawBroker(serve) as broker, Sessions("127.0.0.1", broker.port, fleet) as sessions:
         until(sessions, lambda _: sessions.counters.connected == 1 and sessions.counters.failed >= 2)
         assert sessions.connected(1)
         assert all(why in reason for reason in sessions.counters.reasons)
