@@ -61,12 +61,12 @@ def windows(devices: int = 1000) -> dict[str, Any]:
     import numpy as np
 
     from edge.scoring.windows import features
-    from firmware_sim.agents import Agents
-    from firmware_sim.bundles import fit_bundle
-    from firmware_sim.launch import open_bundle
-    from firmware_sim.plan import plan_fleet
-    from firmware_sim.recordings import calibrations, cut_pool, fly_pool
-    from firmware_sim.scenario import load_scenario
+    from firmware_sim.fleets.agents import Agents
+    from firmware_sim.fleets.bundles import fit_bundle
+    from firmware_sim.fleets.launch import open_bundle
+    from firmware_sim.fleets.recordings import calibrations, cut_pool, fly_pool
+    from firmware_sim.scene.plan import plan_fleet
+    from firmware_sim.scene.scenario import load_scenario
 
     plan = plan_fleet(load_scenario("calm-day"), devices, seed=1)
     flown = fly_pool(plan.recordings, lambda _done: None)

@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from firmware_sim.facts import read_facts
-from firmware_sim.ledger import Device, Flight, Ledger
-from firmware_sim.report import compare
-from firmware_sim.stored import read_lines
+from firmware_sim.truth.facts import read_facts
+from firmware_sim.truth.ledger import Device, Flight, Ledger
+from firmware_sim.truth.report import compare
+from firmware_sim.truth.stored import read_lines
 
 DEVICES = 10_000
 EVENTS_PER_S = 1_000

@@ -17,7 +17,7 @@ from covey.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from firmware_sim.fleet import Progress
+    from firmware_sim.fleets.loop import Progress
 
 _REFRESH_S = 0.25
 _LINE_S = 5.0  # between lines where there is no terminal
@@ -56,9 +56,9 @@ def fleet(
 ) -> None:
     """Simulate a fleet: devices, agents and links against a real broker; exit 1 when something is left unacknowledged."""
     from covey.runtime import install_stop
-    from firmware_sim import launch
-    from firmware_sim.fleet import FleetOptions
-    from firmware_sim.scenario import load_scenario
+    from firmware_sim.fleets import launch
+    from firmware_sim.fleets.loop import FleetOptions
+    from firmware_sim.scene.scenario import load_scenario
 
     given = {"quadrotor": bundle, "machine": machine_bundle}
     order = launch.Order(
@@ -149,7 +149,7 @@ def _print(result: dict[str, Any], ledger: Path) -> None:
 
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[tuple[Callable[[str, int, int], None], Callable[[Progress], None]]]:
-    from firmware_sim.fleet_view import lines, live, silent
+    from firmware_sim.fleets.view import lines, live, silent
 
     with silent() if quiet else live(_REFRESH_S) if sys.stderr.isatty() else lines(_LINE_S) as shown:
         yield shown

@@ -14,7 +14,7 @@ from covey.errors import DataError, StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from firmware_sim.report import Report
+    from firmware_sim.truth.report import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -41,9 +41,9 @@ def report(
     import msgspec
 
     from covey.runtime import write_whole
-    from firmware_sim.facts import read_facts
-    from firmware_sim.report import compare
-    from firmware_sim.stored import read_lines
+    from firmware_sim.truth.facts import read_facts
+    from firmware_sim.truth.report import compare
+    from firmware_sim.truth.stored import read_lines
 
     try:
         facts = read_facts(ledger)
@@ -52,7 +52,7 @@ def report(
     except (DataError, StoreError) as error:  # exit 1 is a verdict here, and nothing else
         raise UsageError(str(error)) from error
     if html is not None:
-        from firmware_sim.report_html import page
+        from firmware_sim.truth.report_html import page
 
         try:
             write_whole(html, page(found).encode())
@@ -111,7 +111,7 @@ def _exported(stack: Path) -> Iterator[BinaryIO]:
 
 
 def _print(found: Report) -> None:
-    from firmware_sim import report_text as text
+    from firmware_sim.truth import report_text as text
 
     what = f"{found.scenario or 'fleet'}: {found.devices} devices, {found.device_hours:.3g} device hours"
     sys.stdout.write(f"{what}\n\n{text.aligned(text.verdict_rows(found))}\n")

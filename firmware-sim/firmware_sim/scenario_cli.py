@@ -11,7 +11,7 @@ from covey.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from firmware_sim.scenario import Scenario
+    from firmware_sim.scene.scenario import Scenario
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def scenarios(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
     """List the scenarios that come with covey, show what one does, or check a file of your own."""
-    from firmware_sim.scenario import library, load_scenario
+    from firmware_sim.scene.scenario import library, load_scenario
 
     if show is not None and check is not None:
         raise UsageError("--show and --check: one of them expected, both came")
@@ -44,8 +44,8 @@ def scenarios(
         checked = {"file": check, "ok": True, "name": scenario.name, "devices": scenario.devices}
         _print_json(checked) if as_json else print(f"{check}: good ({_outline_of(scenario)})")
     elif show is not None:
-        from firmware_sim.plan import plan_fleet
-        from firmware_sim.plan_outline import outline
+        from firmware_sim.scene.plan import plan_fleet
+        from firmware_sim.scene.plan_outline import outline
 
         told = outline(plan_fleet(load_scenario(show), devices, seed))
         _print_json(told) if as_json else _print_outline(told)

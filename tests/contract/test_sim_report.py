@@ -14,8 +14,8 @@ from cloud.store import schema
 from cloud.store.writer import Received, write_batch
 from cloud_events import alarm, cloud_command, new_store, summary
 from covey import topics, wire
-from firmware_sim.ledger import Device, Flight, Ledger, Truth
-from firmware_sim.stored import Line
+from firmware_sim.truth.ledger import Device, Flight, Ledger, Truth
+from firmware_sim.truth.stored import Line
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 T0 = 1_800_000_000.0

@@ -10,8 +10,8 @@ from covey.errors import DataError
 from edge.core import AgentCore
 from edge.loading import choose_runtime, open_model
 from edge_bundles import CHANNELS, D, make_bundle
-from firmware_sim.agents import Agents
-from firmware_sim.recordings import Flown, cut_pool
+from firmware_sim.fleets.agents import Agents
+from firmware_sim.fleets.recordings import Flown, cut_pool
 
 EPOCH_S = 1_000_000.0
 

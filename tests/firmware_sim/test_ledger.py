@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from covey.errors import StoreError, UsageError
-from firmware_sim.facts import read_facts
-from firmware_sim.ledger import Device, Flight, Ledger, Truth
-from firmware_sim.spans import extend, take
+from firmware_sim.truth.facts import read_facts
+from firmware_sim.truth.ledger import Device, Flight, Ledger, Truth
+from firmware_sim.truth.spans import extend, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -258,7 +258,7 @@ def test_ranges_by_hand() -> None:
 WRITER = """
 import secrets, sys
 from pathlib import Path
-from firmware_sim.ledger import Ledger
+from firmware_sim.truth.ledger import Ledger
 
 # Bytes differ from one life to the next, so that a number given out twice shows.
 with Ledger.open(Path(sys.argv[1])) as ledger:

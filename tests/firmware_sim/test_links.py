@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 
-from firmware_sim.links import PROFILES, LinkProfile, LinkState, mix
+from firmware_sim.net.links import PROFILES, LinkProfile, LinkState, mix
 
 
 def times(profile, seed=1, count=200, every_s=1.0, size=200):
@@ -87,6 +87,10 @@ def test_an_outage_holds_everything_until_the_first_retransmission_behind_it():
     # Tries at 10.5, +0.2, +0.4, +0.8, +1.6 s: the last one, at 13.5, is the first behind the outage.
     assert link.up(10.5, 100) == pytest.approx(13.51)
     assert link.up(11.9, 100) == pytest.approx(13.51)  # one timer for the connection
+    other = LinkState(LinkProfile("x", latency_s=0.01), 1)
+    other.outage(10.0, 12.0)
+    assert other.up(10.0, 100) == pytest.approx(13.01)  # 10.0, 10.2, 10.6, 11.4, 13.0
+    assert other.up(10.5, 100) == pytest.approx(13.01)  # alone it would have been tried at 13.5
     assert link.down(11.0, 100) == pytest.approx(12.41)  # 11.0, 11.2, 11.6, 12.4
     assert link.up(14.0, 100) == pytest.approx(14.01)
 
@@ -125,7 +129,7 @@ def test_the_same_seed_gives_the_same_delays_in_another_process():
     assert times(profile, 42) == here
     assert times(profile, 43) != here
     code = (
-        "from firmware_sim.links import PROFILES, LinkState\n"
+        "from firmware_sim.net.links import PROFILES, LinkState\n"
         "link = LinkState(PROFILES['wifi'], 42)\n"
         "print([link.up(i * 1.0, 200) for i in range(200)])"
     )

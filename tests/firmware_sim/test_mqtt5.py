@@ -10,8 +10,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from covey.errors import LinkError
-from firmware_sim import mqtt5
-from firmware_sim.mqtt5_fields import PacketError
+from firmware_sim.net import mqtt5
+from firmware_sim.net.mqtt5_fields import PacketError
 from raw_broker import RawBroker, connack, packets_of
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from covey.errors import UsageError
-from firmware_sim.plan import plan_fleet
-from firmware_sim.plan_outline import outline
-from firmware_sim.scenario import library, load_scenario, parse_scenario
-from firmware_sim.schedule import Clock, airborne_s, at_airborne_share, merged
-from firmware_sim.shares import deal
+from firmware_sim.scene.plan import plan_fleet
+from firmware_sim.scene.plan_outline import outline
+from firmware_sim.scene.scenario import library, load_scenario, parse_scenario
+from firmware_sim.scene.schedule import Clock, airborne_s, at_airborne_share, merged
+from firmware_sim.scene.shares import deal
 from firmware_sim.world.pilot import MISSIONS, SHUTTLE
 
 SMALL = [name for name in library() if name not in {"ten-thousand", "reconnect-storm"}]

@@ -15,11 +15,11 @@ import pytest
 from cloud_events import alarm
 from covey import wire
 from covey.errors import DataError
-from firmware_sim.facts import read_facts
-from firmware_sim.figures import quantiles
-from firmware_sim.ledger import Device, Flight, Ledger, Truth
-from firmware_sim.report import Report, compare
-from firmware_sim.stored import read_lines
+from firmware_sim.truth.facts import read_facts
+from firmware_sim.truth.figures import quantiles
+from firmware_sim.truth.ledger import Device, Flight, Ledger, Truth
+from firmware_sim.truth.report import Report, compare
+from firmware_sim.truth.stored import read_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

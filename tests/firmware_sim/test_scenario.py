@@ -11,11 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from covey.errors import ConfigError, UsageError
-from firmware_sim.links import PROFILES, LinkProfile
-from firmware_sim.params import bodies_of, draw, problems
-from firmware_sim.plan import plan_fleet
-from firmware_sim.scenario import Scenario, library, load_scenario, parse_scenario
+from firmware_sim.net.links import PROFILES, LinkProfile
 from firmware_sim.scenario_cli import register
+from firmware_sim.scene.params import bodies_of, draw, problems
+from firmware_sim.scene.plan import plan_fleet
+from firmware_sim.scene.scenario import Scenario, library, load_scenario, parse_scenario
 from firmware_sim.world.faults import KINDS, SENSORS, parameters_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covey.errors import UsageError
-from firmware_sim import schedule
-from firmware_sim.pool import Planned, Pool
-from firmware_sim.schedule import STREAM_DEVICE, STREAM_SHARES, Clock
-from firmware_sim.shares import deal
+from firmware_sim.scene import schedule
+from firmware_sim.scene.pool import Planned, Pool
+from firmware_sim.scene.schedule import STREAM_DEVICE, STREAM_SHARES, Clock
+from firmware_sim.scene.shares import deal
 from firmware_sim.world.faults import MotorLoss, size_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from firmware_sim.pool import Variant
-    from firmware_sim.scenario import Body, Outage, Scenario
+    from firmware_sim.scene.pool import Variant
+    from firmware_sim.scene.scenario import Body, Outage, Scenario
     from firmware_sim.world.faults import Fault
 
 METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's circumference

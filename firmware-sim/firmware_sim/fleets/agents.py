@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from covey.bundle import Calibration
     from edge.core import Loaded, Output, Raised
-    from firmware_sim.plan import DevicePlan
-    from firmware_sim.recordings import Recording
-    from firmware_sim.scenario import Body
+    from firmware_sim.fleets.recordings import Recording
+    from firmware_sim.scene.plan import DevicePlan
+    from firmware_sim.scene.scenario import Body
 
 _FLIGHTS_A_PLAY = 1000  # flights of the cutter within one recording are fewer
 

@@ -27,8 +27,8 @@ import msgspec
 
 from covey.errors import StoreError, UsageError
 from covey.wire import Identity
-from firmware_sim.ledger_file import SCHEMA, check, connect, lock, meta_rows, told
-from firmware_sim.spans import extend, take
+from firmware_sim.truth.ledger_file import SCHEMA, check, connect, lock, meta_rows, told
+from firmware_sim.truth.spans import extend, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

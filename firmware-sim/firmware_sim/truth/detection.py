@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from firmware_sim.figures import Quantiles, quantiles, share
+from firmware_sim.truth.figures import Quantiles, quantiles, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from firmware_sim.facts import AlarmEvent, Facts, Wrong
+    from firmware_sim.truth.facts import AlarmEvent, Facts, Wrong
 
 ROUNDING_S = 0.002  # RFC 3339 with milliseconds, twice
 GRACE_S = 10.0  # an alarm open at the onset that lasts this much longer kept the detector from speaking

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from firmware_sim.links import LinkState, mix
-from firmware_sim.session import Client, Session
+from firmware_sim.net.links import LinkState, mix
+from firmware_sim.net.session import Client, Session
 
 if TYPE_CHECKING:
-    from firmware_sim.connection import Connection
+    from firmware_sim.net.connection import Connection
 
 STEADY_S = 10.0  # a connection that lasted so long was a good one: the next wait is short again
 BACKOFF_BASE_S, BACKOFF_CAP_S = 0.2, 30.0

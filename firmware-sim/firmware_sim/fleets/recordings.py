@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from covey.bundle import Calibration, Inputs
     from edge.core import Loaded
-    from firmware_sim.pool import Planned
-    from firmware_sim.scenario import Body
+    from firmware_sim.scene.pool import Planned
+    from firmware_sim.scene.scenario import Body
 
 RATE_TOLERANCE = 0.05  # as edge/scoring/windows.py cuts files
 BLOCK = 512  # flights at a time: bounds memory at some 400 MB for 26 s

@@ -21,11 +21,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from covey.errors import LinkError
-from firmware_sim.connection import DOWN, UP, Connection, reset
-from firmware_sim.ghosts import Ghosts, allow_open_files
-from firmware_sim.line import NEVER, STEADY_S, TIMERS, Happened, Line
-from firmware_sim.links import LinkState
-from firmware_sim.session import ENDED, MESSAGE, PUBACK, PUBACK_WINDOW, READY, Client, Counters
+from firmware_sim.net.connection import DOWN, UP, Connection, reset
+from firmware_sim.net.ghosts import Ghosts, allow_open_files
+from firmware_sim.net.line import NEVER, STEADY_S, TIMERS, Happened, Line
+from firmware_sim.net.links import LinkState
+from firmware_sim.net.session import ENDED, MESSAGE, PUBACK, PUBACK_WINDOW, READY, Client, Counters
 
 if TYPE_CHECKING:
     import ssl

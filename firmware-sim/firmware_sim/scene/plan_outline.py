@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from firmware_sim.plan import DevicePlan, FleetPlan
+    from firmware_sim.scene.plan import DevicePlan, FleetPlan
 
 
 def outline(plan: FleetPlan) -> dict[str, Any]:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.core import Raised
-    from firmware_sim.agents import Agents
-    from firmware_sim.ledger import Ledger
-    from firmware_sim.plan import DevicePlan, FleetPlan
-    from firmware_sim.recordings import Recording
-    from firmware_sim.sessions import Sessions
+    from firmware_sim.fleets.agents import Agents
+    from firmware_sim.fleets.recordings import Recording
+    from firmware_sim.net.sessions import Sessions
+    from firmware_sim.scene.plan import DevicePlan, FleetPlan
+    from firmware_sim.truth.ledger import Ledger
 
 COMMIT_S = 0.2  # rows of this long are written and sent together; an agent's outbox waits 0.25 s
 WINDOWS_S = 1.0  # how often the windows of a device that plays are scored

@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from firmware_sim.pool import Variant
-    from firmware_sim.scenario import Scenario
+    from firmware_sim.scene.pool import Variant
+    from firmware_sim.scene.scenario import Scenario
     from firmware_sim.world.pilot import Mission
 
 # First number of the seeds, so that no two questions share a stream (1 to 3: vehicle.py and flights.py).

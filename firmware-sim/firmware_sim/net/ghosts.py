@@ -11,7 +11,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from covey.errors import UsageError
-from firmware_sim.connection import reset
+from firmware_sim.net.connection import reset
 
 if TYPE_CHECKING:
     import socket

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from covey.errors import LinkError
-from firmware_sim import mqtt5
-from firmware_sim.mqtt5_fields import PacketError
+from firmware_sim.net import mqtt5
+from firmware_sim.net.mqtt5_fields import PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from firmware_sim.links import LinkProfile
+    from firmware_sim.net.links import LinkProfile
 
 READY_TIMEOUT_S = 15.0  # from the beginning of TCP to SUBACK, as the agent's
 MAX_INCOMING = 1 << 20  # bytes; told to the broker as our Maximum Packet Size
@@ -216,11 +216,13 @@ class Session:
         self._rest = buffer[used:] if used < len(buffer) else b""
         self._in_s = now_s
         events: list[Event] = []
+        unconfirmed = self._unconfirmed
         for packet in packets:
             if isinstance(packet, mqtt5.Puback):
-                if packet.packet_id in self._unconfirmed:  # else of nothing we know: ignored, as paho does
-                    self._unconfirmed.discard(packet.packet_id)
-                    events.append(Event(PUBACK, packet.packet_id))
+                packet_id = packet.packet_id
+                if packet_id in unconfirmed:  # else of nothing we know: ignored, as paho does
+                    unconfirmed.discard(packet_id)
+                    events.append(Event(PUBACK, packet_id))
             elif isinstance(packet, mqtt5.Publish):
                 events.append(self._message(packet, now_s))
             elif isinstance(packet, mqtt5.Pingresp):

@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from firmware_sim.fleet import Progress
+    from firmware_sim.fleets.loop import Progress
 
     Shown = tuple[Callable[[str, int, int], None], Callable[[Progress], None]]
 

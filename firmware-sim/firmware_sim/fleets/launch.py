@@ -22,22 +22,22 @@ from covey.bundle import read_bundle
 from covey.errors import DataError, LinkError, UsageError
 from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden
-from firmware_sim.agents import Agents
-from firmware_sim.bundles import fit_bundle
-from firmware_sim.fleet import Fleet, FleetOptions, Progress
-from firmware_sim.ledger import Ledger
-from firmware_sim.plan import plan_fleet
-from firmware_sim.recordings import calibrations, cut_pool, fly_pool
-from firmware_sim.scenario import Scenario  # noqa: TC001  # msgspec reads annotations when it runs
-from firmware_sim.sessions import Client, Sessions
+from firmware_sim.fleets.agents import Agents
+from firmware_sim.fleets.bundles import fit_bundle
+from firmware_sim.fleets.loop import Fleet, FleetOptions, Progress
+from firmware_sim.fleets.recordings import calibrations, cut_pool, fly_pool
+from firmware_sim.net.sessions import Client, Sessions
+from firmware_sim.scene.plan import plan_fleet
+from firmware_sim.scene.scenario import Scenario  # noqa: TC001  # msgspec reads annotations when it runs
+from firmware_sim.truth.ledger import Ledger
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
     from edge.core import Loaded
-    from firmware_sim.plan import DevicePlan, FleetPlan
-    from firmware_sim.recordings import Flown
+    from firmware_sim.fleets.recordings import Flown
+    from firmware_sim.scene.plan import DevicePlan, FleetPlan
 
 _FLEET = "fleet"  # the ledger's meta value that holds all that `resume` needs
 RELEASE = 1  # what the devices report of the bundle that they were given

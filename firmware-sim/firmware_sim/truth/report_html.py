@@ -6,13 +6,13 @@ import time
 from html import escape
 from typing import TYPE_CHECKING
 
-from firmware_sim.report_text import delivery_rows, detection_rows, verdict_rows, worst_rows
+from firmware_sim.truth.report_text import delivery_rows, detection_rows, verdict_rows, worst_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from firmware_sim.report import Report
-    from firmware_sim.report_text import Table
+    from firmware_sim.truth.report import Report
+    from firmware_sim.truth.report_text import Table
 
 _CSS = """
 :root { color-scheme: light dark; --back: #fff; --text: #1c2024; --soft: #5c6670; --grid: #dfe3e8; --good: #17753a; --bad: #b3261e;
@@ -31,7 +31,7 @@ td.n, th.n { text-align: right; } caption { text-align: left; font-size: .85rem;
 
 def page(report: Report) -> str:
     """The whole document."""
-    from firmware_sim import report_plots as plots
+    from firmware_sim.truth import report_plots as plots
 
     verdict = "clean" if report.clean else "not clean"
     title = f"covey sim report: {report.scenario or 'a fleet'}"

@@ -22,8 +22,8 @@ from covey.errors import LinkError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from firmware_sim.links import LinkState
-    from firmware_sim.session import Counters
+    from firmware_sim.net.links import LinkState
+    from firmware_sim.net.session import Counters
 
 UP: Final = 0
 DOWN: Final = 1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from firmware_sim.recordings import Flown
+    from firmware_sim.fleets.recordings import Flown
 
 FIT_S = 600.0
 MOST_FILES = 60  # a fit learns little from more

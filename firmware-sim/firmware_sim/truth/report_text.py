@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from firmware_sim.detection import Detection, KindReport
-    from firmware_sim.report import Report
+    from firmware_sim.truth.detection import Detection, KindReport
+    from firmware_sim.truth.report import Report
 
     Table = Sequence[Sequence[str]]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firmware_sim import params
-from firmware_sim.schedule import (
+from firmware_sim.scene import params
+from firmware_sim.scene.schedule import (
     MACHINE_START_S,
     ONSET_SHARES,
     STREAM_CHANGE,
@@ -25,7 +25,7 @@ from firmware_sim.world.pilot import MISSIONS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from firmware_sim.scenario import Body, Scenario
+    from firmware_sim.scene.scenario import Body, Scenario
     from firmware_sim.world.faults import Fault
 
 RUN_MARGIN_S = 60.0  # a machine's recording outlives the plan: the last summary may be late

@@ -11,8 +11,8 @@ from struct import Struct as Layout
 from typing import TYPE_CHECKING, NamedTuple
 
 from covey.errors import LinkError
-from firmware_sim import mqtt5_fields as fields
-from firmware_sim.mqtt5_fields import PacketError
+from firmware_sim.net import mqtt5_fields as fields
+from firmware_sim.net.mqtt5_fields import PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,7 +202,8 @@ def publish(topic: str, payload: bytes, packet_id: int = 0, *, retain: bool = Fa
     first = 0x30 | (0x08 if dup else 0) | (0x02 if packet_id else 0) | (0x01 if retain else 0)
     identifier = _U16.pack(packet_id) if packet_id else b""
     size = 3 + len(name) + len(identifier) + len(payload)  # with the length of no properties
-    return b"".join((bytes((first,)), varint(size), _U16.pack(len(name)), name, identifier, b"\x00", payload))
+    head = bytes((first,)) + varint(size)
+    return b"".join((head, _U16.pack(len(name)), name, identifier, b"\x00", payload))
 
 
 def puback(packet_id: int) -> bytes:
@@ -245,8 +246,11 @@ def decode(buffer: bytes, limit: int = MAX_REMAINING) -> tuple[list[Packet], int
         if body + size > end:
             break
         first = buffer[at]
-        if first == 0x40 and size == 2:  # by far the most frequent
-            packets.append(Puback(fields.packet_id(buffer, body), 0))
+        if first == 0x40 and 2 <= size <= 3:  # by far the most frequent: no properties
+            identifier = buffer[body] << 8 | buffer[body + 1]
+            if not identifier:
+                raise PacketError("protocol error: packet identifier 0")
+            packets.append(Puback(identifier, buffer[body + 2] if size == 3 else 0))
         else:
             read = _READERS.get(first >> 4)
             if read is None:

@@ -21,7 +21,7 @@ from covey.errors import ConfigError
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-    from firmware_sim.links import LinkProfile
+    from firmware_sim.net.links import LinkProfile
 
 DAY_S = 86_400
 _STAND_IN = {"title": "-", "duration_s": float(DAY_S), "devices": 1}
@@ -164,7 +164,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
     def link_profile(self, name: str) -> LinkProfile:
         """A link profile by its name: the scenario's own, else the built-in one."""
-        from firmware_sim.links import PROFILES, LinkProfile
+        from firmware_sim.net.links import PROFILES, LinkProfile
 
         if name in self.profiles:
             return msgspec.convert({"name": name, **self.profiles[name]}, LinkProfile)
@@ -201,7 +201,7 @@ def parse_scenario(data: bytes, where: str, name: str) -> Scenario:
     Raises:
         ConfigError: it is not TOML, or keys are wrong; names each of them by its path.
     """
-    from firmware_sim.scenario_rules import problems_of
+    from firmware_sim.scene.scenario_rules import problems_of
 
     try:
         table = tomllib.loads(data.decode("utf-8"))

@@ -11,7 +11,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from firmware_sim.facts import Facts
+    from firmware_sim.truth.facts import Facts
 
 STEPS = 120
 MARKS = 200  # notes of the whole fleet

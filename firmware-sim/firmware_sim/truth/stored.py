@@ -14,12 +14,12 @@ from msgspec import Meta, Struct
 
 from covey.errors import DataError
 from covey.wire import Identity, Outbox, Seq, Text
-from firmware_sim.ledger import MAX_SEQ, SEQ_BITS
+from firmware_sim.truth.ledger import MAX_SEQ, SEQ_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from firmware_sim.facts import Facts
+    from firmware_sim.truth.facts import Facts
 
 NAMED = 10  # identities told of each thing that is wrong
 _CHUNK = 50_000

@@ -18,8 +18,8 @@ import numpy as np
 
 from covey import wire
 from covey.errors import UsageError, WireError
-from firmware_sim.ledger import MAX_SEQ, SEQ_BITS, Truth
-from firmware_sim.ledger_file import check, told
+from firmware_sim.truth.ledger import MAX_SEQ, SEQ_BITS, Truth
+from firmware_sim.truth.ledger_file import check, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

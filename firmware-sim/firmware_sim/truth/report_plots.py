@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from firmware_sim.detection import KindReport, SizeReport
-    from firmware_sim.report import Report
+    from firmware_sim.truth.detection import KindReport, SizeReport
+    from firmware_sim.truth.report import Report
 
 TEXT, GRID = "#010203", "#010204"
 SERIES = tuple(f"#0102{n:02x}" for n in range(0x10, 0x18))

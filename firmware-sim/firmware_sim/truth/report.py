@@ -26,19 +26,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from msgspec import Struct
 
-from firmware_sim.detection import Detection, detect, flown_hours
-from firmware_sim.figures import Quantiles, quantiles, share
-from firmware_sim.ledger import KINDS, MAX_SEQ
-from firmware_sim.stored import NAMED, Stored
-from firmware_sim.timeline import Timeline, timeline
+from firmware_sim.truth.detection import Detection, detect, flown_hours
+from firmware_sim.truth.figures import Quantiles, quantiles, share
+from firmware_sim.truth.ledger import KINDS, MAX_SEQ
+from firmware_sim.truth.stored import NAMED, Stored
+from firmware_sim.truth.timeline import Timeline, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from firmware_sim.facts import Facts
-    from firmware_sim.stored import Line
+    from firmware_sim.truth.facts import Facts
+    from firmware_sim.truth.stored import Line
 
 WORST = 20
 _CHUNK = 50_000

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from covey import topics
-from firmware_sim import params
-from firmware_sim.links import PROFILES, LinkProfile
-from firmware_sim.schedule import ONSET_SHARES, airborne_s, at_airborne_share
+from firmware_sim.net.links import PROFILES, LinkProfile
+from firmware_sim.scene import params
+from firmware_sim.scene.schedule import ONSET_SHARES, airborne_s, at_airborne_share
 from firmware_sim.world.faults import KINDS
 from firmware_sim.world.pilot import MISSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from firmware_sim.scenario import Change, Jump, Outage, Reboot, Scenario, Storm
+    from firmware_sim.scene.scenario import Change, Jump, Outage, Reboot, Scenario, Storm
 
 Problem = tuple[str, str]
 T = TypeVar("T")

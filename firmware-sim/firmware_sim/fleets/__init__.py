@@ -1,0 +1,1 @@
+"""A fleet on the air: plans, recordings, agents, sessions and ledger put together. The only part that knows all others."""
