@@ -17,7 +17,7 @@ from covey.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from firmware_sim.fleets.loop import Progress
+    from firmware_sim.fleets.progress import Progress
 
 _REFRESH_S = 0.25
 _LINE_S = 5.0  # between lines where there is no terminal
@@ -57,7 +57,7 @@ def fleet(
     """Simulate a fleet: devices, agents and links against a real broker; exit 1 when something is left unacknowledged."""
     from covey.runtime import install_stop
     from firmware_sim.fleets import launch
-    from firmware_sim.fleets.loop import FleetOptions
+    from firmware_sim.fleets.progress import FleetOptions
     from firmware_sim.scene.scenario import load_scenario
 
     given = {"quadrotor": bundle, "machine": machine_bundle}

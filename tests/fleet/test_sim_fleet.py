@@ -87,8 +87,8 @@ def data(cloud, device, kind):
 
 
 def test_a_killed_fleet_goes_on_and_all_that_was_ever_written_arrives(mosquitto, bundle, tmp_path):
-    more = '[[changes]]\nkind = "propeller-cut"\nshare = 0.5\nonset_s = [0, 16]\nparams = {motor = 2, cut_mm = 4.0}\n'
-    prefix, words = order(tmp_path, bundle, mosquitto.port, more)
+    more = '[[changes]]\nkind = "propeller-cut"\nshare = 0.5\nonset_s = [0, 38]\nparams = {motor = 2, cut_mm = 4.0}\n'
+    prefix, words = order(tmp_path, bundle, mosquitto.port, more, seconds=40)
     with Cloud(mosquitto.port) as cloud:
         first = start(tmp_path, "first", *words)
         wait_for(lambda: len(arrived(cloud, prefix)) > 20, 60, "the fleet is on the air")

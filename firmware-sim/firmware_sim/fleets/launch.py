@@ -24,7 +24,7 @@ from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden
 from firmware_sim.fleets.agents import Agents
 from firmware_sim.fleets.bundles import fit_bundle
-from firmware_sim.fleets.loop import Fleet, FleetOptions, Progress
+from firmware_sim.fleets.loop import Fleet
 from firmware_sim.fleets.recordings import calibrations, cut_pool, fly_pool
 from firmware_sim.net.sessions import Client, Sessions
 from firmware_sim.scene.plan import plan_fleet
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.core import Loaded
+    from firmware_sim.fleets.progress import FleetOptions, Progress
     from firmware_sim.fleets.recordings import Flown
     from firmware_sim.scene.plan import DevicePlan, FleetPlan
 
@@ -233,9 +234,11 @@ def _run(
     clients = [_client(one, order, plan.scenario) for one in plan.devices]
     host, port = order.mqtt
     scenario = plan.scenario
-    sessions = Sessions(host, port, clients, keepalive_s=scenario.keepalive_s, connect_per_s=scenario.connect_per_s)
-    fleet = Fleet(plan, recordings, agents, ledger, sessions, begin_s, order.options, random.Random(order.seed))  # noqa: S311  # jitter
-    clean = fleet.run(stop, show)
+    with Sessions(
+        host, port, clients, keepalive_s=scenario.keepalive_s, connect_per_s=scenario.connect_per_s
+    ) as sessions:
+        fleet = Fleet(plan, recordings, agents, ledger, sessions, begin_s, order.options, random.Random(order.seed))  # noqa: S311  # jitter
+        clean = fleet.run(stop, show)
     if not fleet.progress.connects:
         reasons = sessions.counters.reasons.most_common(1)
         raise LinkError(

@@ -13,15 +13,16 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from covey import topics, wire
 from covey.errors import WireError
 from covey.runtime import Backoff
 from edge.resend import SendWindow
 from edge.status import memory_bytes
+from firmware_sim.fleets.device import Device, health, place, reported
+from firmware_sim.fleets.progress import FleetOptions, Progress
+from firmware_sim.fleets.uplink import Uplink
 
 if TYPE_CHECKING:
     import random
@@ -32,73 +33,13 @@ if TYPE_CHECKING:
     from firmware_sim.fleets.agents import Agents
     from firmware_sim.fleets.recordings import Recording
     from firmware_sim.net.sessions import Sessions
-    from firmware_sim.scene.plan import DevicePlan, FleetPlan
+    from firmware_sim.scene.plan import FleetPlan
     from firmware_sim.truth.ledger import Ledger
 
-COMMIT_S = 0.2  # rows of this long are written and sent together; an agent's outbox waits 0.25 s
 WINDOWS_S = 1.0  # how often the windows of a device that plays are scored
 LATE_S = 2.0  # how often a device looks after its oldest row in flight
 TURN_S = 0.05
-BATCH = 32  # rows sent by a device in one turn, as edge/uplink.py
-METRES_PER_DEGREE = 111_320.0  # of latitude, and of longitude at the equator
 CLOSE_S = 5.0  # for the last words to every broker connection
-KEPT_COMMANDS = 64  # ids answered; QoS 1 may bring a command twice
-
-
-class FleetOptions(NamedTuple):
-    """How a fleet runs, beside its plan.
-
-    Attributes:
-        drain_s: after the scenario's end, how long the rest may take to be acknowledged.
-        ack_timeout_s: a row not acknowledged within it is sent again.
-        hold_s: how long rows wait for a gateway to show itself.
-        window_rows: rows of one device in flight at most.
-    """
-
-    drain_s: float = 60.0
-    ack_timeout_s: float = 10.0
-    hold_s: float = 20.0
-    window_rows: int = 256
-
-
-@dataclass
-class Progress:
-    """Where a fleet is; what the progress display and the closing line are made of."""
-
-    duration_s: float = 0.0
-    t_s: float = 0.0
-    connected: int = 0
-    written: Counter[str] = field(default_factory=Counter)  # by kind
-    acknowledged: int = 0
-    alarms: int = 0  # begun
-    windows: int = 0
-    resends: int = 0
-    connects: int = 0
-    lost: int = 0  # connections
-    commands: int = 0
-    sent_bytes: int = 0
-    draining: bool = False
-
-    @property
-    def backlog(self) -> int:
-        """Events written and not acknowledged."""
-        return self.written.total() - self.acknowledged
-
-
-class _Device:
-    """What the loop keeps of one device."""
-
-    __slots__ = (
-        "answered", "connected", "interval_s", "late_due", "on", "outbox", "plan", "raw_bytes", "revision", "sent_bytes",
-        "waiting", "window",
-    )  # fmt: skip
-
-    def __init__(self, plan: DevicePlan, outbox: str, window: SendWindow, interval_s: float) -> None:
-        self.plan, self.outbox, self.window, self.interval_s = plan, outbox, window, interval_s
-        self.on = self.connected = self.late_due = False
-        self.raw_bytes = self.sent_bytes = self.revision = 0
-        self.waiting: dict[int, int] = {}  # seq -> size in bytes of what is not acknowledged
-        self.answered: list[str] = []
 
 
 class Fleet:
@@ -133,7 +74,7 @@ class Fleet:
         scenario = plan.scenario
         self._idle_s = scenario.idle_summary_interval_s or scenario.summary_interval_s
         self._devices = [
-            _Device(
+            Device(
                 one,
                 ledger.outbox(i),
                 SendWindow(options.window_rows, options.ack_timeout_s, options.hold_s, backoff=Backoff(1.0, 60.0, rng)),
@@ -144,22 +85,9 @@ class Fleet:
         self._agenda: list[tuple[float, int, int, Callable[[int], None]]] = []
         self._entries = 0
         self._due: list[int] = []  # devices whose windows are due in this turn
-        self._wanting: set[int] = set()  # devices that may have something to send
-        self._next_commit_s = 0.0
         self._memory_bytes = 0  # a device's share of this process
-        self._uncommitted: set[int] = set()
-        self._urgent = False
         self.progress = Progress(plan.duration_s)
-        self._remember_earlier()
-
-    def _remember_earlier(self) -> None:
-        """What a simulation that was killed has left on the flashes."""
-        for i, device in enumerate(self._devices):
-            written, depth = self._ledger.last_seq(i), self._ledger.depth(i)
-            if written:
-                self.progress.written["earlier"] += written
-                self.progress.acknowledged += written - depth
-                device.waiting = {row.seq: len(row.body) for row in self._ledger.batch(i, 0, depth)}
+        self._up = Uplink(self._devices, ledger, sessions, self.progress)
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -190,9 +118,10 @@ class Fleet:
             _, _, i, action = heapq.heappop(self._agenda)
             action(i)
         self._score(t_s)
-        if self._urgent or (self._uncommitted and t_s >= self._next_commit_s):
-            self._commit()
-        self._send(t_s)
+        if self._up.commit(t_s):
+            self._memory_bytes = memory_bytes() // len(self._devices)
+        for i in self._up.send(t_s):
+            self._look_later(i)
         wait_s = self._agenda[0][0] - self._now() if self._agenda else TURN_S
         for index, what, detail in self._sessions.step(min(max(wait_s, 0.0), TURN_S)):
             self._happened(index, what, detail)
@@ -248,7 +177,7 @@ class Fleet:
         device = self._devices[i]
         if not device.on:
             return
-        self._commit()  # what it wrote is on its flash
+        self._up.commit(self._now(), now=True)  # what it wrote is on its flash
         device.on = device.connected = False
         self._sessions.off(i)
         self._agents.reboot(i)
@@ -293,18 +222,9 @@ class Fleet:
             self._summarise(i)
 
     def _look_late(self, i: int) -> None:
-        device, now_s = self._devices[i], self._now()
-        device.late_due = False
-        if not device.connected:
-            return
-        if device.window.late(now_s):
-            self.progress.resends += 1
-            if self._sessions.unconfirmed(i):  # the broker does not answer at all: the connection is dead
-                self._sessions.cut(i)
-                device.connected = False
-                return
-            self._wanting.add(i)
-        self._look_later(i)
+        self._devices[i].late_due = False
+        if self._up.late(i, self._now()):
+            self._look_later(i)
 
     def _look_later(self, i: int) -> None:
         device = self._devices[i]
@@ -313,7 +233,7 @@ class Fleet:
             self._at(self._now() + LATE_S, i, self._look_late)
 
     def _want(self, i: int) -> None:
-        self._wanting.add(i)
+        self._up.wanting.add(i)
 
     # -- agents ---------------------------------------------------------------------------------------------------
 
@@ -344,96 +264,23 @@ class Fleet:
         for alarm, traceparent in raised:
             self.progress.alarms += alarm.state == "begin"
             self._put(i, "alarm", alarm, traceparent)
-            self._urgent = True  # an agent's outbox commits an alarm at once
 
     def _summarise(self, i: int, flight: str = "") -> None:
         core = self._agents.cores[i]
         name = flight or core.flight_name
+        device, t_s = self._devices[i], self._now()
+        state = health(device, self._agents, i, t_s, self._memory_bytes)
+        where = place(device, self._agents, i, t_s)
         summary = core.summary.build(
-            self._clock_s(i), core.threshold, self._reported(i), self._health(i), core.open_alarms, name, self._place(i)
+            self._clock_s(i), core.threshold, self._reported(i), state, core.open_alarms, name, where
         )
         self._put(i, "summary", summary)
 
     def _reported(self, i: int) -> wire.Reported:
-        model = self._agents.cores[i].model
-        return wire.Reported(
-            release=model.release,
-            digest=model.digest,
-            runtime=model.runtime,
-            provider=model.provider,
-            calibration=self._agents.calibration_digest(i),
-            slot="a",
-            revision=self._devices[i].revision,
-        )
+        return reported(self._devices[i], self._agents, i)
 
-    def _health(self, i: int) -> wire.Health:
-        device, playing, t_s = self._devices[i], self._agents.playing(i), self._now()
-        battery_v = temperature_c = None
-        if playing is not None:
-            recording, begin_s = playing
-            battery_v = recording.at(recording.battery_v, t_s - begin_s)
-            temperature_c = recording.at(recording.temperature_c, t_s - begin_s)
-        return wire.Health(
-            memory_bytes=self._memory_bytes,
-            cpu_s=round(time.process_time() / len(self._devices), 6),
-            outbox_rows=self._ledger.depth(i),
-            outbox_bytes=sum(device.waiting.values()),
-            raw_bytes=device.raw_bytes,
-            uplink_bytes=device.sent_bytes,
-            temperature_c=None if temperature_c is None else float(temperature_c),
-            battery_v=None if battery_v is None else float(battery_v),
-        )
-
-    def _place(self, i: int) -> wire.Position | None:
-        lat_deg, lon_deg = self._devices[i].plan.home
-        playing = self._agents.playing(i)
-        if playing is None or playing[0].position_m is None:
-            return wire.Position(lat_deg, lon_deg)
-        north_m, west_m, up_m = playing[0].at(playing[0].position_m, self._now() - playing[1])
-        east_deg = -float(west_m) / (METRES_PER_DEGREE * math.cos(math.radians(lat_deg)))
-        return wire.Position(lat_deg + float(north_m) / METRES_PER_DEGREE, lon_deg + east_deg, round(float(up_m), 2))
-
-    # -- the way up -----------------------------------------------------------------------------------------------
-
-    def _put(self, i: int, kind: str, data: wire.Summary | wire.Alarm | wire.Status, traceparent: str = "") -> None:
-        t_s = self._now()
-        device_s = self._clock_s(i)
-        device = self._devices[i]
-
-        def build(identity: wire.Identity) -> bytes:
-            body = wire.make_event(identity, kind, device_s, data, traceparent)
-            device.waiting[identity.seq] = len(body)
-            return body
-
-        self._ledger.put(i, kind, self._epoch_s + t_s, build)
-        self.progress.written[kind] += 1
-        if not self._uncommitted:
-            self._next_commit_s = t_s + COMMIT_S
-        self._uncommitted.add(i)
-
-    def _commit(self) -> None:
-        self._ledger.commit()
-        self._memory_bytes = memory_bytes() // len(self._devices)
-        self._wanting |= self._uncommitted
-        self._uncommitted = set()
-        self._urgent = False
-
-    def _send(self, t_s: float) -> None:
-        wanting, self._wanting = self._wanting, set()
-        for i in wanting:
-            device = self._devices[i]
-            if not device.connected or not self._ledger.depth(i):
-                continue
-            room = min(device.window.room(t_s), self._sessions.room(i), BATCH)
-            if room <= 0:
-                continue
-            for row in self._ledger.batch(i, device.window.after, room):
-                topic = topics.mqtt_topic(device.plan.name, row.kind)
-                if self._sessions.publish(i, topic, row.body) is None:
-                    break
-                device.sent_bytes += len(row.body)
-                device.window.sent(row.seq, t_s)
-            self._look_later(i)
+    def _put(self, i: int, kind: str, data: wire.Summary | wire.Alarm | wire.Status, trace: str = "") -> None:
+        self._up.put(i, kind, data, self._epoch_s + self._now(), self._clock_s(i), trace)
 
     def _note(self, i: int | None, what: str, detail: str) -> None:
         self._ledger.note(i, what, self._epoch_s + self._now(), detail)
@@ -450,12 +297,12 @@ class Fleet:
                 except WireError as error:
                     self._note(i, "refused", str(error)[:200])
         elif what == "puback":
-            self._wanting.add(i)
+            self._up.wanting.add(i)
         elif what == "ready":
             device.connected = True
             device.window.connected(t_s)
             self._presence(i, online=True)
-            self._wanting.add(i)
+            self._up.wanting.add(i)
             self._at(t_s + self._options.hold_s + TURN_S, i, self._want)
         elif what == "lost":
             device.connected = False
@@ -466,22 +313,12 @@ class Fleet:
         self._sessions.publish(i, topics.mqtt_topic(self._devices[i].plan.name, topics.PRESENCE), body)
 
     def _take(self, i: int, kind: str, payload: bytes, t_s: float) -> None:
-        device = self._devices[i]
         if kind == "ack":
-            for one in wire.decode(wire.Ack, payload).acks:
-                if one.outbox == device.outbox:
-                    true_s = self._epoch_s + t_s
-                    self.progress.acknowledged += self._ledger.acknowledge(i, one.outbox, one.ranges, true_s)
-                    device.window.acknowledged(one.ranges)
-                    for first, last in one.ranges:
-                        for seq in [seq for seq in device.waiting if first <= seq <= last]:
-                            del device.waiting[seq]
-            if self._ledger.depth(i):
-                self._wanting.add(i)
+            self._up.acknowledge(i, wire.decode(wire.Ack, payload), self._epoch_s + t_s)
         elif kind == topics.GATEWAY:
             online = wire.decode(wire.GatewayPresence, payload).online
-            device.window.gateway(t_s, online=online)
-            self._wanting.add(i)
+            self._devices[i].window.gateway(t_s, online=online)
+            self._up.wanting.add(i)
         elif kind == "desired":
             self._want_of(i, wire.decode(wire.Desired, payload))
         elif kind == "command":
@@ -496,10 +333,8 @@ class Fleet:
         device.interval_s = desired.parameters.summary_interval_s or self._plan.scenario.summary_interval_s
 
     def _obey(self, i: int, command: wire.Command) -> None:
-        device = self._devices[i]
-        if command.id in device.answered or command.expires_s < self._clock_s(i):
+        if not self._devices[i].answers(command, self._clock_s(i)):
             return
-        device.answered = [*device.answered, command.id][-KEPT_COMMANDS:]
         self.progress.commands += 1
         if command.kind == "summarise":
             self._summarise(i)
@@ -518,7 +353,7 @@ class Fleet:
             if playing is not None:
                 self._end_stretch(i, playing[0].name)
             self._put(i, "status", wire.Status("stop", self._reported(i), "the scenario is over"))
-        self._commit()
+        self._up.commit(self._now(), now=True)
 
     def _leave(self) -> None:
         for i, device in enumerate(self._devices):

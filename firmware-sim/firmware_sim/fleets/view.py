@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from firmware_sim.fleets.loop import Progress
+    from firmware_sim.fleets.progress import Progress
 
     Shown = tuple[Callable[[str, int, int], None], Callable[[Progress], None]]
 
@@ -46,7 +46,7 @@ def told_line(progress: Progress, rates: tuple[float, float, float]) -> str:
     return (
         f"{progress.t_s:6.0f} s{' (draining)' if progress.draining else ''}  {progress.connected} connected  "
         f"{written:.0f} written/s  {acknowledged:.0f} acknowledged/s  {progress.backlog} waiting  "
-        f"{windows:.0f} windows/s  {progress.alarms} alarms"
+        f"{windows:.0f} windows/s  {progress.alarms} alarms{'  ' + progress.trouble if progress.trouble else ''}"
     )
 
 
@@ -106,7 +106,7 @@ def _table(progress: Progress, rates: tuple[float, float, float]) -> Group:
         ("acknowledged", f"{progress.acknowledged}", f"{acknowledged:.0f}/s"),
         ("waiting", f"{progress.backlog}", f"{progress.resends} resends"),
         ("windows scored", f"{progress.windows}", f"{windows:.0f}/s"),
-        ("alarms", f"{progress.alarms}", ""),
+        ("alarms", f"{progress.alarms}", progress.trouble),
     ):
         table.add_row(*cells)
     share = progress.duration_s and min(1.0, progress.t_s / progress.duration_s)
