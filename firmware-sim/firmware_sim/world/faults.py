@@ -242,7 +242,7 @@ class Payload(Fault):
 
     kind = "payload"
     category = "drift"
-    mass_g: float = quantity("g", 0.0, 15.0, "mass carried; the vehicle weighs 36.2 g and lifts 60 g")
+    mass_g: float = quantity("g", 0.0, 10.0, "mass carried; the vehicle weighs 36.2 g, the pilot lifts 48 g")
     x_mm: float = quantity("mm", -20.0, 20.0, "forward of the centre", 0.0)
 
 
