@@ -116,8 +116,7 @@ class Air:
         self._gyro, self._accel, self._volts = (Readings(s, self.faults, lost) for s in ("gyro", "accel", "battery"))
         self._instruments: Instruments | None = None
         self._armed = False
-        self._turned = np.empty((4, count))
-        self._body_accel = np.zeros((3, count))  # what the accelerometer reads, m/s^2
+        self._body_accel = np.zeros((3, count))  # what the accelerometer feels, m/s^2
         self._battery_v = np.zeros(count)
 
     def advance(self) -> Array:
@@ -189,18 +188,18 @@ class Air:
         rate_noise = sensors.RATE_NOISE * noise[12:15]
         flying = state.position_m[2] > 0
         wind, torque = self._weather.wind * flying, self._weather.torque * flying
-        rates = np.empty_like(state.rates)
+        rates, turned = np.empty_like(state.rates), np.zeros_like(state.rotor)
         for n in range(self._substeps):
             np.add(state.rates, rate_noise, out=rates)
             if self._gyro.vehicles:
                 self._gyro.read(rates, t_s + n * STEP_S)
             command = pilot.command(state.axes, rates, STEP_S)
-            if state.crashed.any():
+            if physics.crashed:
                 command[:, state.crashed] = 0.0
             physics.advance(command, wind, torque, STEP_S)
             self._filter.feed(state.force)
-            np.multiply(state.rotor, STEP_S, out=self._turned)
-            self._phase += self._turned
+            turned += state.rotor
+        self._phase += turned * STEP_S
         square_up(state)
         return command
 
@@ -220,7 +219,7 @@ class Air:
         if self._misled.any:
             row[9:12] += self._misled.error_m
         row[12:15] = state.velocity + sensors.VELOCITY_NOISE * noise[9:12]
-        row[15:18] = self._filter.value / q.GRAVITY
+        row[15:18] = self._filter.value() / q.GRAVITY
         row[15:18] += _rotate(state.axes, shake)
         self._read_accelerometer(row[15:18], t_s)
         row[18] = np.degrees(np.arctan2(state.axes[1, 2], state.axes[2, 2]))
@@ -234,12 +233,10 @@ class Air:
         axes, felt = self.state.axes, acceleration_g.copy()
         felt[2] += 1.0
         felt *= q.GRAVITY
-        body = (axes * felt).sum(axis=1)
+        self._body_accel = (axes * felt).sum(axis=1)
         if self._accel.vehicles:
-            right = body.copy()
-            self._accel.read(body, t_s)
-            acceleration_g += _rotate(axes, body - right) / q.GRAVITY
-        self._body_accel = body
+            wrong = self._accel.read(self._body_accel.copy(), t_s) - self._body_accel
+            acceleration_g += _rotate(axes, wrong) / q.GRAVITY
 
 
 def _rotate(axes: Array, vector: Array) -> Array:

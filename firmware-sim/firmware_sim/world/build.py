@@ -37,6 +37,7 @@ SESSION_BIAS_G = 0.0025
 
 NOISES = 18  # white numbers per vehicle and row
 BLOCK_ROWS = 64  # rows drawn at a time: bounds memory, changes nothing
+_TOGETHER = 16  # vehicles turned into columns at once: one cache line
 
 
 class White:
@@ -45,17 +46,24 @@ class White:
     def __init__(self, streams: Sequence[np.random.Generator], count: int) -> None:
         self._streams = streams
         self._block = np.empty((BLOCK_ROWS, count, len(streams)), dtype=np.float32)
+        self._drawn = np.empty((_TOGETHER, BLOCK_ROWS, count), dtype=np.float32)
         self._next = BLOCK_ROWS
 
     def row(self) -> NDArray[np.float32]:
         """(count, K), valid until the next call."""
         if self._next == BLOCK_ROWS:
-            for k, stream in enumerate(self._streams):
-                self._block[:, :, k] = stream.standard_normal(self._block.shape[:2], dtype=np.float32)
+            self._draw()
             self._next = 0
         self._next += 1
         row: NDArray[np.float32] = self._block[self._next - 1]
         return row
+
+    def _draw(self) -> None:
+        for start in range(0, len(self._streams), _TOGETHER):
+            streams = self._streams[start : start + _TOGETHER]
+            for stream, drawn in zip(streams, self._drawn, strict=False):  # the last few are fewer
+                stream.standard_normal(dtype=np.float32, out=drawn)
+            self._block[:, :, start : start + len(streams)] = self._drawn[: len(streams)].transpose(1, 2, 0)
 
 
 class Fleet:

@@ -47,7 +47,7 @@ NOMINAL_K = 293.15  # air around the nominal vehicle, 20 degrees Celsius
 ACTIVATION_J_MOL = 20_000.0
 GAS_J_MOL_K = 8.314462618  # molar gas constant, SI 2019
 BEARING_G = 0.05  # standard deviation of the filtered acceleration at a friction share of 1; an estimate
-GROW_STEP_S = 0.05  # how finely a growing fault is followed
+GROW_STEPS = 100  # a growing fault grows in so many steps
 
 
 def density_factor(temperature_c: float) -> float:
@@ -58,6 +58,15 @@ def density_factor(temperature_c: float) -> float:
 def cold_ohm_factor(temperature_c: float) -> float:
     """Resistance of a cell over that at 20 degrees Celsius (Arrhenius)."""
     return float(np.exp(ACTIVATION_J_MOL / GAS_J_MOL_K * (1 / (temperature_c + 273.15) - 1 / NOMINAL_K)))
+
+
+def _next_change_s(fault: Fault, t_s: float) -> float:
+    """When a fault next changes something, later than a time."""
+    if fault.onset_s > t_s:
+        return fault.onset_s
+    if isinstance(fault, BearingWear) and t_s < fault.onset_s + fault.grow_s:
+        return t_s + fault.grow_s / GROW_STEPS
+    return float("inf")
 
 
 class Effects:
@@ -82,7 +91,7 @@ class Effects:
         count = len(faults)
         self.bearing_g = np.zeros(count)
         self.cutoff_hz = np.full(count, sensors.ACCELERATION_CUTOFF_HZ)
-        self._due = np.array([min((f.onset_s for f in of), default=np.inf) for of in faults])
+        self._due = np.array([min((f.onset_s for f in of), default=np.inf) for of in faults], dtype=np.float64)
         self._next_s = float(self._due.min(initial=np.inf))
 
     def update(self, t_s: float, pilot: Pilot) -> bool:
@@ -94,12 +103,9 @@ class Effects:
             for fault in self.faults[k]:
                 if t_s >= fault.onset_s:
                     self._put(k, fault, t_s, pilot)
-            later = [f.onset_s for f in self.faults[k] if f.onset_s > t_s]
-            growing = any(
-                isinstance(f, BearingWear) and f.onset_s <= t_s < f.onset_s + f.grow_s for f in self.faults[k]
-            )
-            self._due[k] = min([*later, t_s + GROW_STEP_S] if growing else later, default=np.inf)
+            self._due[k] = min((_next_change_s(f, t_s) for f in self.faults[k]), default=np.inf)
         self._next_s = float(self._due.min())
+        pilot.retune()
         return True
 
     def _restore(self, k: int, pilot: Pilot) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CRASH_MS = 2.0  # sinks faster into the floor: broken; the missions land with 0.9 m/s at most
 STICTION = 1.0  # rad/s: below it friction stops a rotor without power
 CRASH_UP = 0.5  # cosine of the tilt at the floor, beyond 60 degrees: on its side or back
+CURVE_STEPS = (
+    8  # the charge moves by some 1e-5 in as many steps: its piece of the voltage curve is looked up no oftener
+)
 _COMMAND_A = 0.088 * 60.0 / 65536.0  # firmware_volts, as c (a - b c)
 _COMMAND_B = 0.0006239 * (60.0 / 65536.0) ** 2
 _LEVER = q.ARM_M / np.sqrt(2)
@@ -33,22 +36,33 @@ class Physics:
 
     Args:
         frame: the vehicles; call `refresh` after changing it.
-        state: changed in place by `advance`.
+        state: changed in place by `advance`; its rates and axes are moved into longer buffers here.
+
+    Attributes:
+        crashed: a vehicle lies broken on the floor.
     """
 
     def __init__(self, frame: q.Airframe, state: q.State) -> None:
         self.state = state
-        self._four = np.empty_like(state.rotor)
-        self._other = np.empty_like(state.rotor)
-        self._turned = np.empty_like(state.axes)
-        self._three = np.empty_like(state.axes[0])
-        self._open_v = np.empty(0)
+        self.crashed = bool(state.crashed.any())
         self._frame = frame
+        count = len(state.charge)
+        # Vectors with their first two components once more behind: [1:4] and [2:5] are then the next and the one after
+        # of each component, and a cross product is two products and a difference of whole blocks.
+        self._rates5, self._turn5 = np.zeros((5, count)), np.zeros((5, 1, count))
+        self._axes5, self._half5 = np.zeros((5, 3, count)), np.zeros((5, 3, count))
+        self._rates5[:3], self._axes5[:3] = state.rates, state.axes
+        state.rates, state.axes = self._rates5[:3], self._axes5[:3]
+        self._four, self._other, self._volts = (np.empty((4, count)) for _ in range(3))
+        self._three, self._product = np.empty((3, count)), np.empty((3, 3, count))
+        self._one, self._two = np.empty(count), np.empty((2, count))
+        self._step_s = 0.0
+        self._steps = 0
         self.refresh()
 
-    def refresh(self, frame: q.Airframe | None = None) -> None:
+    def refresh(self) -> None:
         """Take over changes of the vehicles."""
-        frame = self._frame = self._frame if frame is None else frame
+        frame = self._frame
         load = frame.torque_gain * (1 + frame.friction)
         self._emf = q.VOLT_PER_SPEED / frame.motor_gain  # (4, K), as the next five
         self._emf2 = self._emf * self._emf
@@ -60,9 +74,18 @@ class Physics:
         )  # friction is inside the motor: it does not turn the body
         self._per_mass = 1 / frame.mass_kg
         self._drag = frame.drag * self._per_mass
-        self._per_inertia = 1 / frame.inertia
-        i = frame.inertia
-        self._gyro = np.stack([i[1] - i[2], i[2] - i[0], i[0] - i[1]]) * self._per_inertia
+        self._centre = np.stack([-frame.centre_m[1], frame.centre_m[0]])  # moment about x, y of one newton
+        self._step_s = 0.0
+
+    def _fold(self, step_s: float) -> None:
+        """Constants with the step in them."""
+        frame, i = self._frame, self._frame.inertia
+        self._turn_per_nm = step_s / i
+        self._gyro = np.stack([i[1] - i[2], i[2] - i[0], i[0] - i[1]]) * self._turn_per_nm
+        self._used = step_s / frame.capacity_c
+        self._kept = 1 - step_s / q.POLAR_S
+        self._polar = frame.polar_ohm * (step_s / q.POLAR_S)
+        self._step_s = step_s
 
     def advance(self, command: Array, wind: Array, torque: Array, step_s: float) -> None:
         """One step of all vehicles.
@@ -73,19 +96,22 @@ class Physics:
             torque: (3, K) disturbance in body axes, N m.
             step_s: at most 0.002 for the stiff attitude loop.
         """
-        state = self.state
-        self._drain(command, step_s)
+        if step_s != self._step_s:
+            self._fold(step_s)
+        self._drain(command)
         self._spin(step_s)
         self._move(wind, torque, step_s)
         self._turn(step_s)
-        if state.position_m[2].min() <= 0.0:
+        if self.state.position_m[2].min() <= 0.0:
             self._stand()
 
     def stand_by(self, step_s: float) -> None:
         """One step when all are parked with motors off: only the battery changes. The same numbers as `advance`, sooner."""
-        self._drain(self.state.rotor, step_s)
+        if step_s != self._step_s:
+            self._fold(step_s)
+        self._drain(self.state.rotor)
 
-    def _drain(self, command: Array, step_s: float) -> None:
+    def _drain(self, command: Array) -> None:
         """Battery: duty from the last terminal voltage, current from the rotors, then the new terminal voltage."""
         state, duty, work = self.state, self.state.duty, self._four
         np.multiply(command, -_COMMAND_B, out=duty)
@@ -96,59 +122,62 @@ class Physics:
         np.multiply(state.rotor, state.rotor, out=work)
         work *= self._amperes  # current of each motor
         work *= duty  # of it, from the battery
-        current = state.current_a
-        np.add(work[0], work[1], out=current)
-        current += work[2]
-        current += work[3]
+        current, volts, one = state.current_a, state.battery_v, self._one
+        np.add(work[:2], work[2:], out=self._two)
+        np.add(self._two[0], self._two[1], out=current)
         current += q.AVIONICS_A
-        frame = self._frame
-        state.charge -= current * (step_s / frame.capacity_c)
+        np.multiply(current, self._used, out=one)
+        state.charge -= one
         np.maximum(state.charge, 0.0, out=state.charge)
-        state.polar_v += (frame.polar_ohm * current - state.polar_v) * (step_s / q.POLAR_S)
-        state.battery_v[:] = q.open_circuit_v(state.charge)
-        state.battery_v -= state.polar_v
-        state.battery_v -= frame.ohm * current
+        state.polar_v *= self._kept
+        np.multiply(current, self._polar, out=one)
+        state.polar_v += one
+        if self._steps % CURVE_STEPS == 0:
+            self._curve = q.open_circuit_line(state.charge)
+        self._steps += 1
+        np.multiply(state.charge, self._curve[1], out=volts)
+        volts += self._curve[0]
+        volts -= state.polar_v
+        np.multiply(current, self._frame.ohm, out=one)
+        volts -= one
 
     def _spin(self, step_s: float) -> None:
         """Rotors follow their steady speed with one lag (see quadrotor.steady_speed)."""
-        rotor, volts, root = self.state.rotor, self._four, self._other
+        rotor, volts, root = self.state.rotor, self._volts, self._other
         np.multiply(self.state.duty, self.state.battery_v, out=volts)
         np.multiply(self._drop4, volts, out=root)
         root += self._emf2
         np.sqrt(root, out=root)
         root += self._emf
-        volts *= 2.0
         volts /= root
-        volts -= rotor
-        volts *= step_s / q.ROTOR_LAG_S
+        volts *= 2 * step_s / q.ROTOR_LAG_S
+        rotor *= 1 - step_s / q.ROTOR_LAG_S
         rotor += volts
 
     def _move(self, wind: Array, torque: Array, step_s: float) -> None:
         state, frame, thrust, square = self.state, self._frame, self._four, self._other
+        rates5, moment, two, total = self._rates5, self._three, self._two, self._one
+        spin = self._product[0]
+        rates5[3:] = rates5[:2]  # the floor, or whoever owns the state, may have changed them
+        np.multiply(rates5[1:4], rates5[2:5], out=spin)
+        spin *= self._gyro
         np.multiply(state.rotor, state.rotor, out=square)
         np.multiply(self._k_f, square, out=thrust)
-        right, left = thrust[0] + thrust[1], thrust[2] + thrust[3]
-        total = right + left
-        moment = self._three
-        np.subtract(left, right, out=moment[0])
-        np.add(thrust[1], thrust[2], out=moment[1])
-        moment[1] -= thrust[0]
-        moment[1] -= thrust[3]
+        np.add(thrust[0:3:2], thrust[1:4:2], out=two)  # right, left
+        np.add(two[0], two[1], out=total)
+        np.subtract(two[1], two[0], out=moment[0])
+        np.subtract(thrust[1::2], thrust[0::2], out=two)  # back - front on the right, front - back on the left
+        np.subtract(two[0], two[1], out=moment[1])
         moment[:2] *= _LEVER
-        moment[0] -= total * frame.centre_m[1]
-        moment[1] += total * frame.centre_m[0]
+        np.multiply(self._centre, total, out=two)
+        moment[:2] += two
         square *= self._k_m
-        np.add(square[0], square[1], out=moment[2])
-        moment[2] += square[2]
-        moment[2] += square[3]
+        np.add(square[:2], square[2:], out=two)
+        np.add(two[0], two[1], out=moment[2])
         moment[2] += frame.twist_nm
         moment += torque
-        moment *= self._per_inertia
-        x, y, z = state.rates
-        moment[0] += self._gyro[0] * y * z
-        moment[1] += self._gyro[1] * z * x
-        moment[2] += self._gyro[2] * x * y
-        moment *= step_s
+        moment *= self._turn_per_nm
+        moment += spin
         state.rates += moment
 
         force, work = state.force, self._three
@@ -158,28 +187,35 @@ class Physics:
         work *= self._drag
         force -= work
         np.multiply(force, step_s, out=work)
+        work[2] -= step_s * q.GRAVITY
         state.velocity += work
-        state.velocity[2] -= step_s * q.GRAVITY
         np.multiply(state.velocity, step_s, out=work)
         state.position_m += work
 
     def _turn(self, step_s: float) -> None:
-        """R <- R (1 + H + H^2/2) with H the cross-product matrix of the turn in this step."""
-        axes, turned = self.state.axes, self._turned
-        turn = self.state.rates * step_s
-        _cross(axes, turn, turned, self._three)
-        axes += turned
-        turn *= 0.5
-        # H^2/2 from H: the columns of (R H) H/2
-        again = np.empty_like(turned)
-        _cross(turned, turn, again, self._three)
-        axes += again
+        """R <- R (1 + H + H^2/2), H the cross-product matrix of the turn in this step, as R + (R + R H/2) H."""
+        rates5, turn5, axes5, half5, work = self._rates5, self._turn5, self._axes5, self._half5, self._product
+        rates5[3:] = rates5[:2]
+        np.multiply(rates5[:, None], step_s, out=turn5)
+        axes5[3:] = axes5[:2]
+        half = half5[:3]
+        np.multiply(axes5[1:4], turn5[2:5], out=half)
+        np.multiply(axes5[2:5], turn5[1:4], out=work)
+        half -= work
+        half *= 0.5
+        half += axes5[:3]
+        half5[3:] = half5[:2]
+        np.multiply(half5[1:4], turn5[2:5], out=work)
+        axes5[:3] += work
+        np.multiply(half5[2:5], turn5[1:4], out=work)
+        axes5[:3] -= work
 
     def _stand(self) -> None:
         """The floor: a vehicle that would sink into it stands level and still, or lies there broken."""
         state = self.state
         down = (state.position_m[2] <= 0) & (state.velocity[2] <= 0)
         state.crashed |= down & ((state.velocity[2] < -CRASH_MS) | (state.axes[2, 2] < CRASH_UP))
+        self.crashed = bool(state.crashed.any())
         level = down & ~state.crashed
         down |= state.crashed
         state.position_m[2, down] = 0.0
@@ -192,15 +228,6 @@ class Physics:
 
 
 _UP = np.array([[0.0], [0.0], [q.GRAVITY]])
-
-
-def _cross(axes: Array, turn: Array, out: Array, work: Array) -> None:
-    """R hat(turn) into out, by columns: axis j of the result is made of the two other axes."""
-    for j in range(3):
-        nxt, after = (j + 1) % 3, (j + 2) % 3
-        np.multiply(axes[nxt], turn[after], out=out[j])
-        np.multiply(axes[after], turn[nxt], out=work)
-        out[j] -= work
 
 
 def is_parked(state: q.State) -> bool:

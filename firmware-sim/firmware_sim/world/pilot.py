@@ -35,8 +35,9 @@ MAX_MOMENT = np.array([[4e-3], [4e-3], [3e-3]])  # N m
 
 # Thrusts of the rotors for unit total thrust and moments: the inverse of physics.py's geometry, whose rows are orthogonal.
 _INERTIA = q.INERTIA[:, None]
-_LEVER_SHARE = 1 / (4 * q.ARM_M / np.sqrt(2))
-_YAW_SHARE = q.K_F / (4 * q.K_M)
+_SHARE = np.array([[1 / (4 * q.ARM_M / np.sqrt(2))], [1 / (4 * q.ARM_M / np.sqrt(2))], [q.K_F / (4 * q.K_M)]])
+_QUARTER = BASE_THRUST * q.MASS_KG / 4 * (q.FULL_COMMAND / q.FULL_THRUST_N)
+_TILT_P = np.array([[ATTITUDE_P], [-ATTITUDE_P]])
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Pilot:
     """Flies K vehicles along one mission; holds only its integrators and the last wish of the outer loop.
 
     Attributes:
-        gain_share: (K,) factor on the gains of the rate loop; another firmware changes it.
+        gain_share: (K,) factor on the gains of the rate loop; another firmware changes it; call `retune` after.
         base_share: (K,) factor on the base thrust.
     """
 
@@ -150,13 +151,14 @@ class Pilot:
         self.base_share = np.ones(count)
         self._drift = np.zeros((3, count))  # integral of the position error
         self._trim = np.zeros((3, count))  # integral of the rate error
-        self._thrust = np.zeros(count)
+        self._quarter = np.zeros(count)  # of the wanted thrust, as a command
         self._setpoint: Array | None = None
         self._up = np.repeat([[0.0], [0.0], [1.0]], count, axis=1)
         self._on = False
-        self._wish = np.zeros((3, count))
-        self._moment = np.zeros((3, count))
+        self._error, self._moment = np.zeros((3, count)), np.zeros((3, count))
+        self._along, self._two = np.zeros((2, 3, count)), np.zeros((2, count))
         self._command = np.zeros((4, count))
+        self.retune()
 
     def steer(self, setpoint: Array, on: bool, position_m: Array, velocity: Array, step_s: float) -> None:
         """Outer loop: the wanted direction and size of thrust.
@@ -186,8 +188,16 @@ class Pilot:
         limit = MAX_TILT * want[2]
         np.clip(want[:2], -limit, limit, out=want[:2])
         size = np.sqrt(want[0] * want[0] + want[1] * want[1] + want[2] * want[2])
-        self._thrust = BASE_THRUST * q.MASS_KG * size * self.base_share
+        self._quarter = _QUARTER * size * self.base_share
         np.divide(want, size, out=self._up)
+
+    def retune(self) -> None:
+        """Take over changed shares."""
+        # Moments in the unit of commands: what each rotor's command changes by. The limits follow.
+        unit = _SHARE * (q.FULL_COMMAND / q.FULL_THRUST_N)
+        self._rate_p = RATE_P * _INERTIA * unit * self.gain_share
+        self._rate_i = RATE_I * _INERTIA * unit * self.gain_share
+        self._most = MAX_MOMENT * unit
 
     def command(self, axes: Array, rates: Array, step_s: float) -> Array:
         """Inner loop: (4, K) commands 0..65535, valid until the next call.
@@ -201,16 +211,12 @@ class Pilot:
         if not self._on:
             command[:] = 0.0
             return command
-        error, moment, trim, up = self._wish, self._moment, self._trim, self._up
-        # The wanted thrust direction in body axes turns about the other axis: -y about x, x about y.
-        np.multiply(axes[1], up, out=moment)
-        np.add(moment[0], moment[1], out=error[0])
-        error[0] += moment[2]
-        np.multiply(axes[0], up, out=moment)
-        np.add(moment[0], moment[1], out=error[1])
-        error[1] += moment[2]
-        error[0] *= -ATTITUDE_P
-        error[1] *= ATTITUDE_P
+        error, moment, trim, along, two = self._error, self._moment, self._trim, self._along, self._two
+        # The wanted thrust direction in body axes turns about the other axis: x about y, -y about x.
+        np.multiply(axes[:2], self._up, out=along)
+        np.add(along[:, 0], along[:, 1], out=two)
+        two += along[:, 2]
+        np.multiply(two, _TILT_P, out=error[1::-1])
         np.arctan2(axes[0, 1], axes[0, 0], out=error[2])
         error[2] *= -YAW_P
         error -= rates
@@ -218,40 +224,31 @@ class Pilot:
         trim += moment
         np.maximum(trim, -MAX_TRIM, out=trim)
         np.minimum(trim, MAX_TRIM, out=trim)
-        np.multiply(trim, RATE_I, out=moment)
-        error *= RATE_P
+        np.multiply(trim, self._rate_i, out=moment)
+        error *= self._rate_p
         moment += error
-        moment *= _INERTIA
-        moment *= self.gain_share
-        np.maximum(moment, -MAX_MOMENT, out=moment)
-        np.minimum(moment, MAX_MOMENT, out=moment)
+        np.maximum(moment, -self._most, out=moment)
+        np.minimum(moment, self._most, out=moment)
         self._mix(moment, command)
         # Attitude before height, as in the firmware: a rotor at its limit lowers all four instead of losing moment.
-        over = command.max(axis=0)
-        over -= q.FULL_THRUST_N
+        np.maximum(command[:2], command[2:], out=two)
+        over = np.maximum(two[0], two[1])
+        over -= q.FULL_COMMAND
         np.maximum(over, 0.0, out=over)
         command -= over
-        command *= q.FULL_COMMAND / q.FULL_THRUST_N
         np.maximum(command, 0.0, out=command)
         np.minimum(command, q.FULL_COMMAND, out=command)
         return command
 
-    def _mix(self, moment: Array, thrust: Array) -> None:
-        """Thrusts of the rotors that make the wanted total and moments."""
-        moment[:2] *= _LEVER_SHARE
-        moment[2] *= _YAW_SHARE
+    def _mix(self, moment: Array, command: Array) -> None:
+        """What the rotors do for the wanted total and moments: pitch lifts the back, roll the left, yaw M2 and M4."""
         roll, pitch, yaw = moment
-        front, back = thrust[0], thrust[1]
-        np.multiply(self._thrust, 0.25, out=front)
-        np.add(front, pitch, out=back)
-        front -= pitch
-        thrust[3] = front
-        thrust[2] = back
-        front -= roll
-        back -= roll
-        thrust[2] += roll
-        thrust[3] += roll
-        thrust[0] -= yaw
-        thrust[1] += yaw
-        thrust[2] -= yaw
-        thrust[3] += yaw
+        two = self._two
+        np.add(pitch, yaw, out=two[0])
+        np.subtract(pitch, yaw, out=two[1])
+        np.subtract(self._quarter, roll, out=command[0])
+        np.add(command[0], two[0], out=command[1])
+        command[0] -= two[0]
+        np.add(self._quarter, roll, out=command[3])
+        np.add(command[3], two[1], out=command[2])
+        command[3] -= two[1]

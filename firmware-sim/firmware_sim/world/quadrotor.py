@@ -49,6 +49,8 @@ AVIONICS_A = 0.12
 _CHARGE = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
 _OPEN_V = np.array([3.20, 3.45, 3.58, 3.68, 3.76, 3.84, 3.97, 4.06, 4.18])
 
+_SLOPE = np.diff(_OPEN_V) / np.diff(_CHARGE)
+
 _D = ARM_M / np.sqrt(2)
 ROTOR_X = np.array([_D, -_D, -_D, _D])
 ROTOR_Y = np.array([-_D, -_D, _D, _D])
@@ -168,6 +170,13 @@ class State:
 def open_circuit_v(charge: Array) -> Array:
     """Battery voltage without load at a state of charge 0..1."""
     return np.asarray(np.interp(charge, _CHARGE, _OPEN_V))
+
+
+def open_circuit_line(charge: Array) -> tuple[Array, Array]:
+    """The straight piece of the voltage curve that a charge lies on: volts at charge 0, and volts per unit of charge."""
+    piece = np.clip(np.searchsorted(_CHARGE, charge, side="right") - 1, 0, len(_CHARGE) - 2)
+    slope = _SLOPE[piece]
+    return _OPEN_V[piece] - slope * _CHARGE[piece], slope
 
 
 def firmware_volts(command: Array) -> Array:
