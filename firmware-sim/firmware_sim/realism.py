@@ -281,7 +281,9 @@ def read_real(folder: Path) -> dict[str, list[Source]]:
     return dict(sorted(flights.items(), key=lambda item: sum(item[1][0].cut_mm or (0.0, 0.0))))
 
 
-def fly_like(real: Mapping[str, Sequence[Source]], flights: int, seed: int = 0) -> dict[str, list[Source]]:
+def fly_like(
+    real: Mapping[str, Sequence[Source]], flights: int, seed: int = 0, duration_s: float = 26.0
+) -> dict[str, list[Source]]:
     """Simulated flights for every group of real ones: `flights` each, by a third as many vehicles (two at least).
 
     Vehicles are the same in every group, as the real drones are.
@@ -294,7 +296,7 @@ def fly_like(real: Mapping[str, Sequence[Source]], flights: int, seed: int = 0) 
         faults: list[Fault] = [] if cut is None else [PropellerCut(3, cut[0], cut[1])]
         who = [vehicles[n % len(vehicles)] for n in range(flights)]
         seeds = [int(s) for s in draw.integers(2**31, size=flights)]
-        done = fly(who, seeds, [faults] * flights)
+        done = fly(who, seeds, [faults] * flights, duration_s=duration_s)
         flown[name] = [
             Source(f.vehicle, cut, f.rate_hz, f.samples[:, [f.channels.index(c) for c in READ]]) for f in done
         ]
