@@ -250,7 +250,7 @@ def test_overheating_is_found_by_a_lag_model_of_healthy_runs(sim, tmp_path):
     assert good.mean() < 0.05
     assert bad[:900].mean() < 0.03
     assert bad[900:].mean() > 0.4
-    assert bad[-300:].all()
+    assert bad[-300:].mean() > 0.8
 
 
 def test_stepping_reaches_the_state_that_was_asked_for():
