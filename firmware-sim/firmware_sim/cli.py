@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import time
 from pathlib import Path  # typer reads the annotations at run time
 from typing import Annotated
@@ -14,22 +15,24 @@ from covey.errors import UsageError
 app = typer.Typer(no_args_is_help=True, help="Simulated vehicles with known faults.")
 
 
-class FaultName(str, enum.Enum):
-    """Faults that a vehicle can be given."""
-
-    PROPELLER_CUT = "propeller-cut"
-
-
 class MissionName(str, enum.Enum):
     """Missions that a vehicle can fly."""
 
     SHUTTLE = "shuttle"
     SQUARE = "square"
+    SURVEY = "survey"
+    HOVER = "hover"
 
 
-Seconds = Annotated[float, typer.Option(min=1.0, max=3600.0, help="Length of a flight, s; missions repeat every 26 s.")]
+Seconds = Annotated[
+    float, typer.Option(min=1.0, max=3600.0, help="Length of a flight, s; missions repeat every 26 s, survey 60 s.")
+]
 MissionOption = Annotated[
-    MissionName, typer.Option(help="shuttle: out, land, back, as in CrazyPAD. square: 1 m sides at one height.")
+    MissionName,
+    typer.Option(
+        help="shuttle: out, land, back, as in CrazyPAD. square: 1 m sides at one height. survey: four lanes of 10 m. "
+        "hover: stays 1 m high."
+    ),
 ]
 
 
@@ -38,43 +41,59 @@ def sim() -> None:
     """Simulated vehicles with known faults."""
 
 
-@app.command(
-    epilog="Example: covey sim vehicle --out V01_log00 --fault propeller-cut --motor 3 --cut-mm 3.0 --onset-s 8"
-)
+@app.command(epilog="Example: covey sim vehicle --out V01_log00 --fault propeller-cut:motor=3,cut_mm=3.0 --onset-s 8")
 def vehicle(
     out: Annotated[Path, typer.Option(help="Log file to write (Crazyflie uSD format, no extension needed).")],
-    fault: Annotated[FaultName | None, typer.Option(help="What breaks; nothing when left out.")] = None,
-    motor: Annotated[int | None, typer.Option(help="Damaged motor, 1 to 4; 3 when left out.")] = None,
-    cut_mm: Annotated[float | None, typer.Option(help="Cut off one blade, 0 to 8 mm; 3.0 when left out.")] = None,
-    onset_s: Annotated[float | None, typer.Option(help="When it breaks, s after the start; 0 when left out.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:KEY=VALUE,...]", help="What breaks or changes, as `covey sim faults` lists it; repeatable."
+        ),
+    ] = None,
+    onset_s: Annotated[
+        float | None, typer.Option(help="When, s after the start; 0 when left out; onset_s=... in a fault goes before.")
+    ] = None,
     vehicle_seed: Annotated[int, typer.Option(min=0, help="Which vehicle: how it was built.")] = 1,
     flight_seed: Annotated[int, typer.Option(min=0, help="Which flight: wind, charge, session.")] = 0,
     seconds: Seconds = 26.0,
     mission: MissionOption = MissionName.SHUTTLE,
+    wind_east_ms: Annotated[float, typer.Option(help="Mean wind towards the east (the way it starts), m/s.")] = 0.0,
+    wind_north_ms: Annotated[float, typer.Option(help="Mean wind towards the north, m/s.")] = 0.0,
+    gust_ms: Annotated[float, typer.Option(help="Standard deviation of the wind's gusts, m/s.")] = 0.0,
 ) -> None:
     """Fly one vehicle once and write its log; prints the file's path."""
-    given = {"--motor": motor, "--cut-mm": cut_mm, "--onset-s": onset_s}
-    if fault is None and any(value is not None for value in given.values()):
-        names = ", ".join(name for name, value in given.items() if value is not None)
-        raise UsageError(f"{names}: --fault propeller-cut expected beside it, no fault came")
+    if onset_s is not None and not fault:
+        raise UsageError("--onset-s: a --fault expected beside it, no fault came")
+    from firmware_sim.fault_words import parse_fault
     from firmware_sim.usdlog import write_log
-    from firmware_sim.world.faults import PropellerCut
     from firmware_sim.world.pilot import MISSIONS
     from firmware_sim.world.vehicle import Vehicle, fly
+    from firmware_sim.world.weather import Wind
 
-    faults = []
-    if fault is not None:
-        faults.append(
-            PropellerCut(
-                3 if motor is None else motor,
-                3.0 if cut_mm is None else cut_mm,
-                onset_s=0.0 if onset_s is None else onset_s,
+    faults = [parse_fault(words, onset_s or 0.0) for words in fault or ()]
+    for one in faults:
+        if one.onset_s >= seconds:
+            raise UsageError(
+                f"fault {one.kind}: an onset within the {seconds:g} s of the flight expected, {one.onset_s:g} came"
             )
-        )
-        if faults[0].onset_s >= seconds:
-            raise UsageError(f"--onset-s: a time within the {seconds:g} s of the flight expected, {onset_s:g} came")
-    (flight,) = fly([Vehicle(vehicle_seed)], [flight_seed], [faults], MISSIONS[mission.value], seconds)
+    outdoors = any((wind_east_ms, wind_north_ms, gust_ms))
+    wind = Wind(wind_east_ms, wind_north_ms, gust_ms) if outdoors else None
+    (flight,) = fly([Vehicle(vehicle_seed)], [flight_seed], [faults], MISSIONS[mission.value], seconds, wind=wind)
     typer.echo(write_log(flight, out))
+
+
+@app.command(epilog="Example: covey sim faults --json")
+def faults(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, {faults: [...]}, instead of text.")] = False,
+) -> None:
+    """List what can break or change: kinds, parameters, units and bounds."""
+    from firmware_sim.fault_words import describe, table
+
+    if as_json:
+        typer.echo(json.dumps({"faults": describe()}))
+        return
+    for line in table():
+        typer.echo(line)
 
 
 @app.command(epilog="Example: covey sim flights --out flights --vehicles 4 --healthy 3 --damaged 2 --seed 7")
@@ -83,18 +102,26 @@ def flights(
     vehicles: Annotated[int, typer.Option(min=1, max=999, help="Vehicles, named V01, V02, ...")] = 3,
     healthy: Annotated[int, typer.Option(min=0, max=99, help="Healthy flights of each vehicle.")] = 3,
     damaged: Annotated[
-        int, typer.Option(min=0, help="Vehicles that fly once more with 2 to 4 mm cut off a blade.")
+        int, typer.Option(min=0, help="Vehicles that fly once more, damaged: 2 to 4 mm cut off a blade, or --fault.")
     ] = 1,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:KEY=VALUE,...]",
+            help="What the damaged ones have instead, from the start of the flight; repeat it to give them one each in turn.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same bytes.")] = 0,
     seconds: Seconds = 26.0,
     mission: MissionOption = MissionName.SHUTTLE,
 ) -> None:
     """Write a folder of flights laid out like the CrazyPAD data; prints the manifest's path."""
+    from firmware_sim.fault_words import parse_fault
     from firmware_sim.flights import plan_flights, write_flights
     from firmware_sim.world.pilot import MISSIONS
 
     begun = time.monotonic()
-    planned = plan_flights(vehicles, healthy, damaged, seed)
+    planned = plan_flights(vehicles, healthy, damaged, seed, [parse_fault(words) for words in fault or ()])
     manifest = write_flights(planned, out, MISSIONS[mission.value], seconds)
     typer.echo(f"{len(planned)} flights of {seconds:g} s in {time.monotonic() - begun:.1f} s", err=True)
     typer.echo(manifest)

@@ -16,13 +16,15 @@ import numpy as np
 
 from covey.errors import UsageError
 from firmware_sim.usdlog import write_log
-from firmware_sim.world.faults import PropellerCut
+from firmware_sim.world.faults import QUADROTOR, PropellerCut, check_body, size_of
 from firmware_sim.world.pilot import SHUTTLE, Mission
 from firmware_sim.world.vehicle import Vehicle, fly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from firmware_sim.world.faults import Fault
 
 CUTS_MM = (2.0, 2.5, 3.0, 3.5, 4.0)
 COLUMNS = ("file", "drone", "condition", "label", "family", "motors", "total_cut_mm")
@@ -37,18 +39,30 @@ class PlannedFlight:
         vehicle: who flies.
         flight_seed: its air, charge and session.
         number: NN in its file name, growing over the flights of a vehicle.
-        cut: None for a healthy flight.
+        fault: None for a healthy flight.
     """
 
     vehicle: Vehicle
     flight_seed: int
     number: int
-    cut: PropellerCut | None
+    fault: Fault | None
 
     @property
     def condition(self) -> str:
-        """Folder name, as CrazyPAD names it: which motor, how much was cut."""
-        return "normal_flight" if self.cut is None else f"cut_propeller_M{self.cut.motor}_{self.cut.cut_mm:g}mm"
+        """Folder name, as CrazyPAD names it: which motor, how much was cut; other faults by kind and motor or sensor."""
+        fault = self.fault
+        if fault is None:
+            return "normal_flight"
+        if isinstance(fault, PropellerCut):
+            return f"cut_propeller_M{fault.motor}_{fault.cut_mm:g}mm"
+        sensor = str(size_of(fault).get("sensor", ""))
+        return "_".join(part for part in (fault.kind, self.motors, sensor) if part).replace("-", "_")
+
+    @property
+    def motors(self) -> str:
+        """The damaged motor as the manifest names it, or an empty text."""
+        motor = None if self.fault is None else size_of(self.fault).get("motor")
+        return "" if motor is None else f"M{motor}"
 
     @property
     def file(self) -> str:
@@ -58,38 +72,52 @@ class PlannedFlight:
     @property
     def manifest_row(self) -> tuple[str, ...]:
         """One row under COLUMNS."""
-        drone, condition = self.vehicle.label, self.condition
-        if self.cut is None:
+        drone, condition, fault = self.vehicle.label, self.condition, self.fault
+        if fault is None:
             return (self.file, drone, condition, "0", "normal", "", "0")
-        return (self.file, drone, condition, "1", "cut", f"M{self.cut.motor}", f"{self.cut.cut_mm:g}")
+        label = "1" if fault.category == "fault" else "0"  # a drift is nothing broken
+        if isinstance(fault, PropellerCut):
+            return (self.file, drone, condition, label, "cut", self.motors, f"{fault.cut_mm + fault.other_cut_mm:g}")
+        return (self.file, drone, condition, label, fault.kind, self.motors, "0")
 
 
-def plan_flights(vehicles: int, healthy: int, damaged: int, seed: int) -> list[PlannedFlight]:
-    """Plan `healthy` flights of every vehicle and one flight with a cut propeller of `damaged` of them.
+def plan_flights(
+    vehicles: int, healthy: int, damaged: int, seed: int, faults: Sequence[Fault] = ()
+) -> list[PlannedFlight]:
+    """Plan `healthy` flights of every vehicle and one flight with a fault of `damaged` of them.
 
     Args:
         vehicles: at least 1; named V01, V02, ...
         healthy: flights per vehicle, at least 0.
-        damaged: vehicles that fly once more with 2 to 4 mm cut off one blade.
+        damaged: vehicles that fly once more with 2 to 4 mm cut off one blade, or with one of `faults`.
         seed: not negative; decides vehicles, flights, and who breaks what.
+        faults: given to the damaged vehicles in turn; whole flights, so their onset is 0.
 
     Raises:
-        UsageError: numbers out of range.
+        UsageError: numbers out of range, or a fault that begins later (the manifest has no place for an onset) or that
+            quadrotors do not have.
     """
     if vehicles < 1 or healthy < 0 or seed < 0 or not 0 <= damaged <= vehicles or healthy + damaged < 1:
         raise UsageError(
             "flights: at least 1 vehicle, 0 <= damaged <= vehicles, some flight and a seed of 0 or more expected, "
             f"{vehicles} vehicles, {healthy} healthy, {damaged} damaged, seed {seed} came"
         )
+    for fault in faults:
+        check_body(fault, QUADROTOR)
+        if fault.onset_s > 0:
+            raise UsageError(f"fault {fault.kind}: an onset of 0 expected in whole flights, {fault.onset_s:g} came")
     rng = np.random.default_rng([3, seed])
     broken = {int(i) for i in rng.permutation(vehicles)[:damaged]}
     planned: list[PlannedFlight] = []
+    given = 0
     for i in range(vehicles):
         vehicle = Vehicle(int(rng.integers(2**31)), f"V{i + 1:02d}")
         cut = PropellerCut(int(rng.integers(1, 5)), float(rng.choice(CUTS_MM)))  # drawn for all: nobody shifts another
         planned += [PlannedFlight(vehicle, n, n, None) for n in range(healthy)]
         if i in broken:
-            planned.append(PlannedFlight(vehicle, healthy, healthy, cut))
+            fault = faults[given % len(faults)] if faults else cut
+            given += 1
+            planned.append(PlannedFlight(vehicle, healthy, healthy, fault))
     return planned
 
 
@@ -112,7 +140,7 @@ def write_flights(
             flown = fly(
                 [p.vehicle for p in block],
                 [p.flight_seed for p in block],
-                [[] if p.cut is None else [p.cut] for p in block],
+                [[] if p.fault is None else [p.fault] for p in block],
                 mission,
                 duration_s,
             )

@@ -72,16 +72,16 @@ def test_the_plan_holds_each_vehicle_and_breaks_as_many_as_asked():
     assert len(planned) == 5 * 3 + 2
     assert len({p.vehicle.seed for p in planned}) == 5
     assert len({p.file for p in planned}) == 17
-    cuts = [p for p in planned if p.cut]
+    cuts = [p for p in planned if p.fault]
     assert len({p.vehicle for p in cuts}) == 2
-    assert all(2 <= p.cut.cut_mm <= 4 and p.number == 3 for p in cuts)
+    assert all(2 <= p.fault.cut_mm <= 4 and p.number == 3 for p in cuts)
     assert planned == plan_flights(5, 3, 2, 7)
     assert planned != plan_flights(5, 3, 2, 8)
 
 
 def test_damaging_more_does_not_change_the_healthy_flights():
     few, many = (plan_flights(4, 2, damaged, seed=3) for damaged in (1, 4))
-    assert [p for p in few if not p.cut] == [p for p in many if not p.cut]
+    assert [p for p in few if not p.fault] == [p for p in many if not p.fault]
     assert {p.file for p in few} < {p.file for p in many}
 
 
@@ -114,6 +114,40 @@ def test_flights_writes_logs_and_the_manifest_of_crazypad(tmp_path):
         assert (again / row["file"]).read_bytes() == (out / row["file"]).read_bytes()
 
 
+def test_vehicle_takes_several_faults_each_with_its_onset(tmp_path):
+    common = ("--seconds", 6, "--mission", "hover")
+    run("vehicle", "--out", tmp_path / "whole", *common)
+    both = ("--fault", "sensor-bias:sensor=battery,size=0.3,onset_s=3", "--fault", "payload:mass_g=8", "--onset-s", 5.5)
+    run("vehicle", "--out", tmp_path / "both", *common, *both)
+    a, b = (read_recording(tmp_path / name).samples for name in ("whole", "both"))
+    differs = [int(np.flatnonzero(a[:, c] != b[:, c])[0]) for c in (CHANNELS.index("pm.vbatMV"), 0)]
+    assert differs[0] == 300
+    assert 550 <= differs[1] <= 552
+
+
+def test_flights_gives_the_damaged_the_faults_asked_for_in_turn(tmp_path):
+    out = tmp_path / "flights"
+    words = ("--fault", "bearing-wear:motor=2,friction_share=0.4", "--fault", "season:temperature_c=0")
+    run("flights", "--out", out, "--vehicles", 3, "--healthy", 0, "--damaged", 3, "--seconds", 4, *words)
+    with (out / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = sorted((r["drone"], r["condition"], r["label"], r["family"], r["motors"]) for r in csv.DictReader(file))
+    assert rows == [
+        ("V01", "bearing_wear_M2", "1", "bearing-wear", "M2"),
+        ("V02", "season", "0", "season", ""),
+        ("V03", "bearing_wear_M2", "1", "bearing-wear", "M2"),
+    ]
+
+
+def test_flights_refuses_faults_that_its_manifest_cannot_tell(tmp_path):
+    for words, expected in (
+        ("season:temperature_c=0,onset_s=3", "an onset of 0 expected in whole flights, 3 came"),
+        ("overheating:airflow_share=0.1", "a quadrotor expected"),
+    ):
+        with pytest.raises(UsageError, match=expected):
+            run("flights", "--out", tmp_path / "flights", "--fault", words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_flights_refuses_a_folder_that_holds_files(tmp_path):
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(UsageError, match="new or empty folder expected"):
@@ -125,7 +159,7 @@ def test_vehicle_writes_one_log_with_its_fault(tmp_path):
     common = ("--vehicle-seed", 3, "--flight-seed", 5, "--seconds", 6)
     whole = run("vehicle", "--out", tmp_path / "whole", *common)
     assert whole.stdout == f"{tmp_path / 'whole'}\n"
-    fault = ("--fault", "propeller-cut", "--motor", 2, "--cut-mm", 4.0, "--onset-s", 5)
+    fault = ("--fault", "propeller-cut:motor=2,cut_mm=4", "--onset-s", 5)
     run("vehicle", "--out", tmp_path / "cut", *common, *fault)
     a, b = (read_recording(tmp_path / name).samples for name in ("whole", "cut"))
     np.testing.assert_array_equal(a[:500], b[:500])
@@ -135,9 +169,15 @@ def test_vehicle_writes_one_log_with_its_fault(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--cut-mm", 3), "--fault propeller-cut expected"),
-        (("--fault", "propeller-cut", "--motor", 5), "motor 1 to 4 expected, 5 came"),
-        (("--fault", "propeller-cut", "--onset-s", 6), "within the 5 s of the flight expected, 6 came"),
+        (("--onset-s", 3), "a --fault expected beside it"),
+        (("--fault", "propeller-cut:motor=5,cut_mm=1"), "motor: a whole number 1 to 4 expected, 5 came"),
+        (("--fault", "season:temperature_c=0", "--onset-s", 6), "within the 5 s of the flight expected, 6 came"),
+        (
+            ("--fault", "season:temperature_c=0,onset_s=7", "--onset-s", 2),
+            "within the 5 s of the flight expected, 7 came",
+        ),
+        (("--fault", "overheating:airflow_share=0.5"), "a quadrotor expected, one of a machine came"),
+        (("--wind-east-ms", 20), "at most 12 m/s expected, 20 came"),
     ],
 )
 def test_wrong_options_are_one_line_and_write_nothing(tmp_path, options, expected):
@@ -146,9 +186,9 @@ def test_wrong_options_are_one_line_and_write_nothing(tmp_path, options, expecte
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["vehicle", "flights"])
-def test_help_shows_a_real_example(command):
-    assert f"Example: covey sim {command} --out" in run(command, "--help").stdout
+@pytest.mark.parametrize(("command", "option"), [("vehicle", "--out"), ("flights", "--out"), ("faults", "--json")])
+def test_help_shows_a_real_example(command, option):
+    assert f"Example: covey sim {command} {option}" in run(command, "--help").stdout
 
 
 def test_the_commands_are_light_until_they_run():

@@ -116,7 +116,7 @@ class Air:
         self._gyro, self._accel, self._volts = (Readings(s, self.faults, lost) for s in ("gyro", "accel", "battery"))
         self._instruments: Instruments | None = None
         self._armed = False
-        self._body_accel = np.zeros((3, count))  # what the accelerometer reads, m/s^2
+        self._body_accel = np.zeros((3, count))  # what the accelerometer feels, m/s^2
         self._battery_v = np.zeros(count)
 
     def advance(self) -> Array:
@@ -233,12 +233,10 @@ class Air:
         axes, felt = self.state.axes, acceleration_g.copy()
         felt[2] += 1.0
         felt *= q.GRAVITY
-        body = (axes * felt).sum(axis=1)
+        self._body_accel = (axes * felt).sum(axis=1)
         if self._accel.vehicles:
-            right = body.copy()
-            self._accel.read(body, t_s)
-            acceleration_g += _rotate(axes, body - right) / q.GRAVITY
-        self._body_accel = body
+            wrong = self._accel.read(self._body_accel.copy(), t_s) - self._body_accel
+            acceleration_g += _rotate(axes, wrong) / q.GRAVITY
 
 
 def _rotate(axes: Array, vector: Array) -> Array:

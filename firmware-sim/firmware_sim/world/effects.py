@@ -91,7 +91,7 @@ class Effects:
         count = len(faults)
         self.bearing_g = np.zeros(count)
         self.cutoff_hz = np.full(count, sensors.ACCELERATION_CUTOFF_HZ)
-        self._due = np.array([min((f.onset_s for f in of), default=np.inf) for of in faults])
+        self._due = np.array([min((f.onset_s for f in of), default=np.inf) for of in faults], dtype=np.float64)
         self._next_s = float(self._due.min(initial=np.inf))
 
     def update(self, t_s: float, pilot: Pilot) -> bool:

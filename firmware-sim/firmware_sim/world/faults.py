@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from covey.errors import UsageError
+from firmware_sim.world.parameters import bounds, check, choice, quantity, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,20 +53,6 @@ SENSORS = {
 }
 
 
-def quantity(unit: str, low: float, high: float, what: str, default: float | None = None) -> Any:
-    """A float field with its unit and bounds; without a default it must be given."""
-    told = {"unit": unit, "low": low, "high": high, "what": what}
-    return field(metadata=told) if default is None else field(default=default, metadata=told)
-
-
-def _motor() -> Any:
-    return field(metadata={"unit": "", "low": 1, "high": 4, "what": "which rotor", "whole": True})
-
-
-def _sensor() -> Any:
-    return field(metadata={"unit": "", "choices": tuple(SENSORS), "what": "which sensor"})
-
-
 @dataclass(frozen=True)
 class Fault:
     """What all have in common.
@@ -81,34 +68,11 @@ class Fault:
     category: ClassVar[str] = "fault"
     bodies: ClassVar[tuple[str, ...]] = (QUADROTOR,)
 
-    onset_s: float = field(
-        default=0.0, kw_only=True, metadata={"unit": "s", "low": 0.0, "high": 1e9, "what": "when it begins"}
-    )
+    onset_s: float = field(default=0.0, kw_only=True, metadata=bounds("s", 0.0, 1e9, "when it begins"))
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
-            _check(self.kind, parameter, getattr(self, parameter.name))
-
-
-def _check(kind: str, parameter: Field[Any], value: object) -> None:
-    told, where = parameter.metadata, f"fault {kind}: {parameter.name}"
-    if "choices" in told:
-        if value not in told["choices"]:
-            raise UsageError(f"{where}: one of {', '.join(told['choices'])} expected, {value!r} came")
-        return
-    if "longest" in told:
-        if not isinstance(value, str) or len(value) > told["longest"] or not value.isprintable():
-            raise UsageError(f"{where}: a text of at most {told['longest']} characters expected, {value!r} came")
-        return
-    wanted = f"{told['low']:g} to {told['high']:g} {told['unit']}".rstrip()
-    if told.get("whole"):
-        right = isinstance(value, int) and not isinstance(value, bool) and told["low"] <= value <= told["high"]
-        if not right:
-            raise UsageError(f"{where}: a whole number {wanted} expected, {value!r} came")
-        return
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    if not told["low"] <= number <= told["high"]:
-        raise UsageError(f"{where}: {wanted} expected, {value!r} came")
+            check(f"fault {self.kind}", parameter, getattr(self, parameter.name))
 
 
 RADIUS_MM = 23.5  # CrazyPAD names 44.5 mm for a propeller that lost 1.5 + 1 mm: 47 mm in all
@@ -128,7 +92,7 @@ class PropellerCut(Fault):
     """
 
     kind = "propeller-cut"
-    motor: int = _motor()
+    motor: int = whole(1, 4, "which rotor")
     cut_mm: float = quantity("mm", 0.0, MAX_CUT_MM, "taken from the first blade")
     other_cut_mm: float = quantity("mm", 0.0, MAX_CUT_MM, "taken from the second blade", 0.0)
 
@@ -161,7 +125,7 @@ class PropellerImbalance(Fault):
     """Mass off the axis without loss of thrust (dirt, a dent): shakes with m r w^2 at rotor frequency."""
 
     kind = "propeller-imbalance"
-    motor: int = _motor()
+    motor: int = whole(1, 4, "which rotor")
     imbalance_gmm: float = quantity("g mm", 0.0, 5.0, "mass times radius; a 3 mm cut is 0.28, a good propeller 0.03")
 
 
@@ -170,7 +134,7 @@ class MotorLoss(Fault):
     """A rotor that keeps a share of its thrust and torque at a speed: a loose propeller; at 0 it is gone and the body falls."""
 
     kind = "motor-loss"
-    motor: int = _motor()
+    motor: int = whole(1, 4, "which rotor")
     left_share: float = quantity("", 0.0, 1.0, "share of k_f and k_m that is left", 0.0)
 
 
@@ -179,7 +143,7 @@ class BearingWear(Fault):
     """Friction in one motor, growing in a straight line from 0 at the onset: more current, a slower rotor, broad shaking."""
 
     kind = "bearing-wear"
-    motor: int = _motor()
+    motor: int = whole(1, 4, "which rotor")
     friction_share: float = quantity("", 0.0, 2.0, "friction torque over aerodynamic torque, when fully grown")
     grow_s: float = quantity("s", 0.0, 1e6, "time from the onset to full size", 0.0)
 
@@ -196,7 +160,7 @@ class _SensorFault(Fault):
     """A fault of one sensor; the body it belongs to has it."""
 
     bodies = (QUADROTOR, MACHINE)
-    sensor: str = _sensor()
+    sensor: str = choice(tuple(SENSORS), "which sensor")
 
 
 @dataclass(frozen=True)
@@ -278,7 +242,7 @@ class Payload(Fault):
 
     kind = "payload"
     category = "drift"
-    mass_g: float = quantity("g", 0.0, 15.0, "mass carried; the vehicle weighs 36.2 g and lifts 60 g")
+    mass_g: float = quantity("g", 0.0, 10.0, "mass carried; the vehicle weighs 36.2 g, the pilot lifts 48 g")
     x_mm: float = quantity("mm", -20.0, 20.0, "forward of the centre", 0.0)
 
 
@@ -289,7 +253,7 @@ class Firmware(Fault):
     kind = "firmware"
     category = "drift"
     bodies = (QUADROTOR, MACHINE)
-    version: str = field(default="", metadata={"unit": "", "longest": 40, "what": "its name"})
+    version: str = text(40, "its name")
     gain_share: float = quantity("", 0.6, 1.4, "rate loop: gains over those before", 1.0)
     base_thrust_share: float = quantity("", 0.8, 1.2, "base thrust over that before", 1.0)
     cutoff_hz: float = quantity("Hz", 5.0, 100.0, "accelerometer low-pass", 30.0)

@@ -141,7 +141,7 @@ class Instruments:
         self._since_fix_s = np.inf
         self._fix = np.zeros((6, count))  # east, north, up in m; velocity
         lost = [(LOST, *seed) for seed in seeds]
-        self._gyro = Readings("gyro", faults, lost)
+        self._accel, self._gyro = Readings("accel", faults, lost), Readings("gyro", faults, lost)
         self._baro = Readings("baro", faults, lost)
         self._gps = Readings("gps", faults, lost)
         self._white_row: NDArray[np.float32] = np.zeros((_WHITES, count), dtype=np.float32)
@@ -151,7 +151,7 @@ class Instruments:
         """Accelerometer (m/s^2) and gyroscope (rad/s), (3, K) each; draws this row's random numbers.
 
         Args:
-            body_accel: (3, K) what the log's accelerations are made from, with gravity, after sensor faults.
+            body_accel: (3, K) what the log's accelerations are made from, with gravity, before sensor faults.
             rates: (3, K) true, rad/s.
             t_s: time of the row.
         """
@@ -161,7 +161,7 @@ class Instruments:
         self._gyro_bias += GYRO_WALK * root * white[3:6]
         accel = body_accel + self._accel_bias + ACCEL_DENSITY * np.sqrt(ACCEL_BAND_HZ) * white[6:9]
         gyro = rates + self._gyro_bias + GYRO_DENSITY * np.sqrt(GYRO_BAND_HZ) * white[9:12]
-        return accel, self._gyro.read(gyro, t_s)
+        return self._accel.read(accel, t_s), self._gyro.read(gyro, t_s)
 
     def pressure(self, height_m: Array, t_s: float) -> Array:
         """Barometer, Pa, (K,)."""

@@ -114,7 +114,7 @@ def fly(
     Raises:
         UsageError: lengths differ, a fault is not one of quadrotors, or duration or rate cannot be used.
     """
-    rows = round(duration_s * rate_hz)
+    rows = round(duration_s * rate_hz) if rate_hz > 0 else 1  # Air refuses such a rate
     if not vehicles or rows < 1:
         raise UsageError(f"a vehicle and at least one row expected, {len(vehicles)} vehicles and {rows} rows came")
     air = Air(vehicles, flight_seeds, faults, mission, rate_hz, wind)
