@@ -20,7 +20,10 @@ def mavlink(
         str, typer.Option(metavar="HOST:PORT", help="Who listens; ground stations do at 14550.")
     ] = "127.0.0.1:14550",
     fault: Annotated[
-        list[str] | None, typer.Option(help="kind:key=value,key=value, of every vehicle. Repeat for more than one.")
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[:KEY=VALUE,...]", help="Of every vehicle, as `covey sim faults` lists it; repeatable."
+        ),
     ] = None,
     onset_s: Annotated[float, typer.Option(min=0.0, help="When the faults begin, s of the simulation.")] = 0.0,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Time simulated; until Ctrl-C when left out.")] = None,
@@ -30,12 +33,12 @@ def mavlink(
     """Fly vehicles that speak MAVLink 2 over UDP; prints what was sent when it ends."""
     from covey.errors import MissingExtra, UsageError
     from covey.runtime import install_stop
-    from firmware_sim.machine_cli import parse_faults
+    from firmware_sim.fault_words import parse_fault
 
     host, colon, port = to.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65_536):
         raise UsageError(f"--to: HOST:PORT expected, {to!r} came")
-    faults = tuple(parse_faults(fault or [], onset_s))
+    faults = tuple(parse_fault(words, onset_s) for words in fault or ())
     try:
         from firmware_sim.mavlink import MavlinkConfig, run
     except ModuleNotFoundError as error:

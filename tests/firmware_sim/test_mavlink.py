@@ -8,10 +8,13 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+import typer
 from pymavlink import mavutil
 from pymavlink.dialects.v20 import ardupilotmega as dialect
+from typer.testing import CliRunner
 
 from covey.errors import UsageError
+from firmware_sim import mavlink_cli
 from firmware_sim.mavlink import Flock, MavlinkConfig, run
 from firmware_sim.mavlink_firmware import MOST_VEHICLES, PARAMETERS
 from firmware_sim.mavlink_messages import ESC_INFO, ESC_STATUS, TELEMETRY
@@ -441,3 +444,22 @@ def test_a_pymavlink_listener_hears_two_vehicles_and_is_answered():
     assert not flying.is_alive()
     assert results[0]["answered"] == 1
     assert results[0]["datagrams"] > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--to", "nowhere"), "HOST:PORT expected"),
+        (("--to", "127.0.0.1:70000"), "HOST:PORT expected"),
+        (("--fault", "overheating:airflow_share=0.5"), "quadrotor"),
+        (("--fault", "rust"), "propeller-cut"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(arguments, message):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    mavlink_cli.register(app)
+    result = CliRunner().invoke(app, ["mavlink", "--seconds", "0.1", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
