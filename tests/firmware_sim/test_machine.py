@@ -112,8 +112,8 @@ def test_jobs_are_as_many_as_the_rates_say():
 
 
 def test_fouled_air_raises_the_die_by_what_the_resistances_say():
-    healthy, fouled = one(seconds=4000.0), one(Overheating(0.2, onset_s=0.0), seconds=4000.0)
-    late = slice(2000, None)
+    healthy, fouled = run_machines([Machine(3)] * 2, [5, 5], [[], [Overheating(0.2)]], 3000.0)
+    late = slice(1500, None)
     # the same jobs, so the same power, until a throttle comes (none here)
     np.testing.assert_allclose(healthy.truth.power_w, fouled.truth.power_w)
     assert fouled.truth.cap.min() == 1.0
@@ -168,7 +168,7 @@ def test_a_bias_is_added_in_the_unit_of_the_sensor():
 
 
 def test_a_dropout_repeats_the_last_reading_as_often_as_said():
-    whole, holed = one(seconds=2000), one(SensorDropout("fan.rpm", 0.3), seconds=2000)
+    whole, holed = run_machines([Machine(3)] * 2, [5, 5], [[], [SensorDropout("fan.rpm", 0.3)]], 2000.0)
     same = column(holed, "fan.rpm") == column(whole, "fan.rpm")
     # 2000 x 0.3 lost; standard deviation sqrt(2000 x 0.21) = 20; some repeats equal the lost value by chance
     assert 450 < (~same).sum() < 680
@@ -228,12 +228,13 @@ def test_the_command_writes_what_the_agent_reads(sim, tmp_path):
 
 
 def test_overheating_is_found_by_a_lag_model_of_healthy_runs(sim, tmp_path):
-    names = [tmp_path / f"healthy{n}.csv" for n in range(4)]
+    names = [tmp_path / f"healthy{n}.csv" for n in range(3)]
     for n, path in enumerate(names):
-        invoke(sim, "machine", "--out", path, "--run-seed", n, "--seconds", 1800)
+        invoke(sim, "machine", "--out", path, "--run-seed", n, "--seconds", 2400)
+    # with a tenth of the air a heatsink of 180 J/K follows in 180 / (0.12 + 0.04) s, about 20 minutes
     fault = ("--fault", "overheating:airflow_share=0.1", "--onset-s", 900)
     for path, extra in ((tmp_path / "good.csv", ()), (tmp_path / "bad.csv", fault)):
-        invoke(sim, "machine", "--out", path, "--run-seed", 9, "--seconds", 1800, *extra)
+        invoke(sim, "machine", "--out", path, "--run-seed", 10, "--seconds", 2700, *extra)
     bundle = tmp_path / "machine.zip"
     data = [part for path in names for part in ("--data", path)]
     invoke(fit_app, "fit", *data, "--features", "lag", "--out", bundle)
@@ -246,10 +247,10 @@ def test_overheating_is_found_by_a_lag_model_of_healthy_runs(sim, tmp_path):
         return np.array([row["alarm"] in {"1", "true", "True"} for row in rows])
 
     good, bad = alarms("good"), alarms("bad")
-    assert good.mean() < 0.03
+    assert good.mean() < 0.05
     assert bad[:900].mean() < 0.03
-    assert bad[900:].sum() > 5 * good[900:].sum()
-    assert bad[900:].mean() > 0.2
+    assert bad[900:].mean() > 0.4
+    assert bad[-300:].mean() > 0.8
 
 
 def test_stepping_reaches_the_state_that_was_asked_for():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+BUILT, TODAY, LOST = 20, 21, 22  # first numbers of the random streams; those of quadrotors are in build.py
 STEP_S = 0.5  # longest step of heat and fan
 
 # Load: parts of what CPU and GPU can do at their highest clocks.
@@ -187,8 +188,8 @@ class _Room:
         self.sensor_offset = np.empty((3, count))
         self.day_s, self.jobs = np.empty(count), np.empty(count)  # time of day at the start, jobs running
         for k, (machine, seed) in enumerate(zip(machines, run_seeds, strict=True)):
-            built = np.random.default_rng([4, machine.seed])
-            today = np.random.default_rng([5, machine.seed, seed])
+            built = np.random.default_rng([BUILT, machine.seed])
+            today = np.random.default_rng([TODAY, machine.seed, seed])
             spread = built.standard_normal(8)
             self.pipeline[:, k] = PIPELINE * np.exp(PIPELINE_SPREAD * spread[0:2])
             self.air_offset[k] = AIR_SPREAD_K * spread[2]
@@ -285,7 +286,7 @@ class _Room:
                 changed |= active
             else:
                 broken |= active
-            misread(samples, fault, active, np.random.default_rng([6, self.machines[k].seed, self.run_seeds[k], i]))
+            misread(samples, fault, active, np.random.default_rng([LOST, self.machines[k].seed, self.run_seeds[k], i]))
         die_c, sink_c, air_c, power_w, cap = np.ascontiguousarray(truth.T)
         return MachineRun(
             machine=self.machines[k].label,
