@@ -197,17 +197,17 @@ class Proxy:
                 return
             await asyncio.sleep(max(0.0, then_s - (time.monotonic() - began_s)))
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.counters.connections += 1
         if self._conditions.refusing:
             self.counters.refused += 1
             _reset(writer)
             return
-        # A client waits for an answer: it sees a stalled proxy as an open, silent connection.
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(
                 self.target_host, self.target_port, limit=SEGMENT_BYTES
@@ -216,7 +216,7 @@ class Proxy:
             self.counters.unreachable += 1
             _reset(writer)
             return
-        pair = _Pair(task, writer, far_writer)
+        pair = _Pair(asyncio.current_task(), writer, far_writer)
         self._pairs.add(pair)
         self.counters.open += 1
         try:
