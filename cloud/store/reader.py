@@ -130,9 +130,17 @@ def counts(engine: Engine) -> Row:
 
 
 def export(engine: Engine) -> Iterator[bytes]:
-    """One JSON line per event: device, outbox, seq, kind, time, sha256; ordered by device, outbox, seq."""
+    """One JSON line per event: device, outbox, seq, kind, time, sha256, received_s; ordered by device, outbox, seq."""
     table = schema.events
-    query = sa.select(table.c.device, table.c.outbox, table.c.seq, table.c.kind, table.c.time, table.c.sha256)
+    query = sa.select(
+        table.c.device,
+        table.c.outbox,
+        table.c.seq,
+        table.c.kind,
+        table.c.time,
+        table.c.sha256,
+        table.c.received_s,
+    )
     query = query.order_by(table.c.device, table.c.outbox, table.c.seq)
     with schema.read(engine) as connection:
         for row in connection.execution_options(yield_per=1000).execute(query).mappings():

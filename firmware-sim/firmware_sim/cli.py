@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from firmware_sim import fleet_cli
+
 from covey.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Simulated vehicles with known faults.")
@@ -31,6 +33,9 @@ Seconds = Annotated[float, typer.Option(min=1.0, max=3600.0, help="Length of a f
 MissionOption = Annotated[
     MissionName, typer.Option(help="shuttle: out, land, back, as in CrazyPAD. square: 1 m sides at one height.")
 ]
+
+
+fleet_cli.register(app)
 
 
 @app.callback()
@@ -68,7 +73,7 @@ def vehicle(
             PropellerCut(
                 3 if motor is None else motor,
                 3.0 if cut_mm is None else cut_mm,
-                0.0 if onset_s is None else onset_s,
+                onset_s=0.0 if onset_s is None else onset_s,
             )
         )
         if faults[0].onset_s >= seconds:

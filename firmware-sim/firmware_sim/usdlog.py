@@ -11,20 +11,34 @@ import struct
 import tempfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from covey.errors import UsageError
 
 if TYPE_CHECKING:
-    from firmware_sim.world.vehicle import Flight
+    from numpy.typing import NDArray
+
 
 EVENT_ID = 0xFFFF  # fixedFrequency, as the firmware's logger numbers it
 _UNSIGNED = {"motor": ("I", "<u4"), "pwm": ("I", "<u4"), "pm": ("H", "<u2")}  # by group; all else is float
 
 
-def encode(flight: Flight) -> bytes:
+class Logged(Protocol):
+    """What a log holds of a flight: C channel names, rows a second, samples (N, C)."""
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...  # noqa: D102  # as above
+
+    @property
+    def rate_hz(self) -> float: ...  # noqa: D102
+
+    @property
+    def samples(self) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+def encode(flight: Logged) -> bytes:
     """The bytes of the log, CRC-32 included. Time stamps start at 0 and count microseconds."""
     codes = [_UNSIGNED.get(name.split(".", 1)[0], ("f", "<f4")) for name in flight.channels]
     header = struct.pack("<BHHH", 0xBC, 2, 1, EVENT_ID) + b"fixedFrequency\0" + struct.pack("<H", len(codes))
@@ -43,7 +57,7 @@ def encode(flight: Flight) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
-def write_log(flight: Flight, path: Path | str) -> Path:
+def write_log(flight: Logged, path: Path | str) -> Path:
     """Write one log; folders are made, an existing file is replaced as a whole.
 
     Raises:

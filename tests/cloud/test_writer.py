@@ -240,7 +240,7 @@ def test_export_is_ordered_by_identity_with_the_hash_of_the_bytes(tmp_path: Path
     import hashlib
 
     _, engine = new_store(tmp_path)
-    write_batch(engine, "b", OFFSET, [received(10), received(2, device="d2"), received(2)])
+    write_batch(engine, "b", OFFSET, [received(10), received(2, device="d2"), received(2, received_s=T0 + 7.25)])
     lines = [json.loads(line) for line in reader.export(engine)]
     assert [(line["device"], line["seq"]) for line in lines] == [("d1", 2), ("d1", 10), ("d2", 2)]
     assert lines[0] == {
@@ -250,6 +250,7 @@ def test_export_is_ordered_by_identity_with_the_hash_of_the_bytes(tmp_path: Path
         "kind": "summary",
         "time": wire.rfc3339(T0 + 2),
         "sha256": hashlib.sha256(body(2)).hexdigest(),
+        "received_s": T0 + 7.25,  # Kafka's timestamp
     }
 
 

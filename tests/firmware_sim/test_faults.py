@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from covey.errors import UsageError
-from firmware_sim.world.faults import PropellerCut, active_factors
+from firmware_sim.world.effects import active_factors
+from firmware_sim.world.faults import PropellerCut
 from firmware_sim.world.sensors import vibration_g
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from covey.errors import UsageError
 from firmware_sim.world import quadrotor as q
 from firmware_sim.world import sensors
-from firmware_sim.world.faults import active_factors
+from firmware_sim.world.effects import active_factors
 from firmware_sim.world.pilot import SHUTTLE, Mission, Pilot
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from firmware_sim.world.faults import PropellerCut
+    from firmware_sim.world.faults import Fault
 
     Array = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ class Truth:
     rotor: Array
     charge: Array
     current_a: Array
-    faults: tuple[PropellerCut, ...]
+    faults: tuple[Fault, ...]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Flight:
 def fly(
     vehicles: Sequence[Vehicle],
     flight_seeds: Sequence[int],
-    faults: Sequence[Sequence[PropellerCut]] | None = None,
+    faults: Sequence[Sequence[Fault]] | None = None,
     mission: Mission = SHUTTLE,
     duration_s: float = 26.0,
     rate_hz: float = 100.0,
@@ -156,7 +156,7 @@ class _Air:
         self,
         vehicles: Sequence[Vehicle],
         flight_seeds: Sequence[int],
-        faults: Sequence[Sequence[PropellerCut]],
+        faults: Sequence[Sequence[Fault]],
         rows: int,
         substeps: int,
     ) -> None:
