@@ -1,7 +1,7 @@
 """What can be done to the stack, each with a beginning, an end, and a look whether it really bit.
 
 A fault that did nothing proves nothing: `bite` says what was seen of it, and a fault without a bite is an error of the rig.
-Faults are drawn and timed by the caller's seeded generator. What a fault needs (root, namespaces, the proxy, libfaketime,
+Faults are drawn and timed by the caller's seeded generator. What a fault needs (root, namespaces, the proxy, a C compiler,
 a small file system) is named by `needs`; the runner lays the rig out for it or skips it by name.
 """
 
@@ -21,13 +21,11 @@ from processes import wait_for
 
 if TYPE_CHECKING:
     import random
-    from pathlib import Path
-
     from chaos.loads import Load
     from chaos.rig import Rig
 
 SETTLE_S = 90.0  # for the load to move again after a fault
-Needs = Literal["", "netns", "proxy", "faketime", "small"]
+Needs = Literal["", "netns", "proxy", "clock", "small"]
 
 
 class DidNotBiteError(AssertionError):
@@ -211,24 +209,21 @@ class Clock(Fault):
     """The clock of one part jumps by hours, ahead or back, and comes back."""
 
     hold_s: tuple[float, float] = (5.0, 10.0)
-    needs: Needs = "faketime"
+    needs: Needs = "clock"
     jump_s: tuple[float, ...] = (7_200.0, -7_200.0, 86_400.0 * 8, -86_400.0 * 8)
 
     def inflict(self, rig: Rig, load: Load, rng: random.Random) -> str:
         role = rig.gateway if self.part == "gateway" else rig.store
         jump_s = rng.choice(self.jump_s)
-        _write_clock(role.clock, jump_s)
+        with open(f"/proc/{role.process.pid}/maps", encoding="ascii") as maps:  # noqa: PTH123  # proc is no real path
+            if str(role.clock) not in maps.read():
+                raise DidNotBiteError(f"{self.part}: goes by the machine's clock")
+        role.set_clock(jump_s)
         try:
             rig.pause_for(rng.uniform(*self.hold_s))
         finally:
-            _write_clock(role.clock, 0.0)
+            role.set_clock(0.0)
         return f"{self.part}: {jump_s / 3600:+.0f} h"
-
-
-def _write_clock(path: Path, by_s: float) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(f"{by_s:+.0f}")
-    fresh.replace(path)
 
 
 def _state(pid: int) -> str:

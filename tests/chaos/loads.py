@@ -100,7 +100,9 @@ class Agents:
 class Fleet:
     """A simulated fleet, with its truth ledger."""
 
-    def __init__(self, rig: Rig, name: str, seed: int, scenario: str, devices: int, bundle: Path, seconds: float) -> None:
+    def __init__(
+        self, rig: Rig, name: str, seed: int, scenario: str, devices: int, bundle: Path, seconds: float
+    ) -> None:
         self.rig, self.name = rig, name
         self._ledger = rig.folder / f"{name}.ledger"
         host, port = rig.far_end("devices-mqtt", rig.mqtt.port)
@@ -126,9 +128,10 @@ class Fleet:
 
     def progress(self) -> dict[str, int]:
         """From the ledger itself, which the fleet writes to meanwhile."""
-        with suppress(sqlite3.Error), closing(
-            sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)
-        ) as db:
+        with (
+            suppress(sqlite3.Error),
+            closing(sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db,
+        ):
             written, settled = db.execute("SELECT count(*), count(acked_s) FROM events").fetchone()
             return {"written": written, "settled": settled, "backlog": written - settled}
         return {"written": 0, "settled": 0, "backlog": 0}
