@@ -194,9 +194,10 @@ class Full(Fault):
         refused = 0
         end_s = time.monotonic() + rng.uniform(*self.hold_s)
         try:
-            while time.monotonic() < end_s:
-                refused += _fill(filler)  # again and again: what is deleted meanwhile makes room
-                rig.pause_for(0.5)
+            with rig.hurt(self.part):  # what ends for want of room would only end again
+                while time.monotonic() < end_s:
+                    refused += _fill(filler)  # again and again: what is deleted meanwhile makes room
+                    rig.pause_for(0.5)
         finally:
             filler.unlink(missing_ok=True)
         if not refused:
