@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from firmware_sim import fleet_cli
-
 from covey.errors import UsageError
+from firmware_sim import fleet_cli, machine_cli, report_cli, scenario_cli
 
 app = typer.Typer(no_args_is_help=True, help="Simulated vehicles with known faults.")
 
@@ -35,7 +34,8 @@ MissionOption = Annotated[
 ]
 
 
-fleet_cli.register(app)
+for part in (fleet_cli, report_cli, scenario_cli, machine_cli):
+    part.register(app)
 
 
 @app.callback()

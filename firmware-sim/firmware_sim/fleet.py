@@ -146,6 +146,7 @@ class Fleet:
         self._due: list[int] = []  # devices whose windows are due in this turn
         self._wanting: set[int] = set()  # devices that may have something to send
         self._next_commit_s = 0.0
+        self._memory_bytes = 0  # a device's share of this process
         self._uncommitted: set[int] = set()
         self._urgent = False
         self.progress = Progress(plan.duration_s)
@@ -190,7 +191,7 @@ class Fleet:
             action(i)
         self._score(t_s)
         if self._urgent or (self._uncommitted and t_s >= self._next_commit_s):
-            self._commit(t_s)
+            self._commit()
         self._send(t_s)
         wait_s = self._agenda[0][0] - self._now() if self._agenda else TURN_S
         for index, what, detail in self._sessions.step(min(max(wait_s, 0.0), TURN_S)):
@@ -247,7 +248,7 @@ class Fleet:
         device = self._devices[i]
         if not device.on:
             return
-        self._commit(self._now())  # what it wrote is on its flash
+        self._commit()  # what it wrote is on its flash
         device.on = device.connected = False
         self._sessions.off(i)
         self._agents.reboot(i)
@@ -373,7 +374,7 @@ class Fleet:
             battery_v = recording.at(recording.battery_v, t_s - begin_s)
             temperature_c = recording.at(recording.temperature_c, t_s - begin_s)
         return wire.Health(
-            memory_bytes=self._share_bytes(),
+            memory_bytes=self._memory_bytes,
             cpu_s=round(time.process_time() / len(self._devices), 6),
             outbox_rows=self._ledger.depth(i),
             outbox_bytes=sum(device.waiting.values()),
@@ -382,9 +383,6 @@ class Fleet:
             temperature_c=None if temperature_c is None else float(temperature_c),
             battery_v=None if battery_v is None else float(battery_v),
         )
-
-    def _share_bytes(self) -> int:
-        return memory_bytes() // len(self._devices)
 
     def _place(self, i: int) -> wire.Position | None:
         lat_deg, lon_deg = self._devices[i].plan.home
@@ -413,8 +411,9 @@ class Fleet:
             self._next_commit_s = t_s + COMMIT_S
         self._uncommitted.add(i)
 
-    def _commit(self, _t_s: float) -> None:
+    def _commit(self) -> None:
         self._ledger.commit()
+        self._memory_bytes = memory_bytes() // len(self._devices)
         self._wanting |= self._uncommitted
         self._uncommitted = set()
         self._urgent = False
@@ -519,7 +518,7 @@ class Fleet:
             if playing is not None:
                 self._end_stretch(i, playing[0].name)
             self._put(i, "status", wire.Status("stop", self._reported(i), "the scenario is over"))
-        self._commit(self._now())
+        self._commit()
 
     def _leave(self) -> None:
         for i, device in enumerate(self._devices):

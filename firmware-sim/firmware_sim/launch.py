@@ -18,7 +18,7 @@ import msgspec
 
 from covey import topics, wire
 from covey.bundle import read_bundle
-from covey.errors import DataError, UsageError
+from covey.errors import DataError, LinkError, UsageError
 from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden
 from firmware_sim.agents import Agents
@@ -100,10 +100,15 @@ def launch(
 
     Raises:
         UsageError: the ledger exists already, or the scenario cannot be planned.
-        CoveyError: a bundle, a runtime or the broker's address cannot be used.
+        LinkError: no device could ever connect.
+        CoveyError: a bundle or a runtime cannot be used, the learner fails.
     """
     if order.ledger.exists():
         raise UsageError(f"{order.ledger}: a new ledger expected, the file is there already (--resume goes on with it)")
+    if not order.ledger.absolute().parent.is_dir():
+        raise UsageError(f"{order.ledger}: a ledger in an existing folder expected, there is no such folder")
+    for path in order.bundles.values():
+        read_bundle(path)  # before the flying: it takes a while
     plan = plan_fleet(order.scenario, order.devices, order.seed, order.seconds, order.first)
     with ExitStack() as stack:
         flown = _fly(plan, told)
@@ -219,6 +224,11 @@ def _run(
     sessions = Sessions(host, port, clients, keepalive_s=scenario.keepalive_s, connect_per_s=scenario.connect_per_s)
     fleet = Fleet(plan, recordings, agents, ledger, sessions, begin_s, order.options, random.Random(order.seed))  # noqa: S311  # jitter
     clean = fleet.run(stop, show)
+    if not fleet.progress.connects:
+        reasons = sessions.counters.reasons.most_common(1)
+        raise LinkError(
+            f"mqtt {host}:{port}: no device could connect: {reasons[0][0] if reasons else 'stopped before'}"
+        )
     return Ended(clean, fleet.progress)
 
 

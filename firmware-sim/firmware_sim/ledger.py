@@ -9,26 +9,12 @@ acknowledged, what was really wrong with each device, when it flew, and a time l
 `build` is given the identity and nothing else.
 
 It drops nothing for want of room (a simulated flash is as large as the disk), reads no clock, and knows no MQTT and no store.
-One thread, one writer: a second one is refused. `facts.py` reads the file for the report.
-
-Tables (true time: seconds since the epoch by the simulator's clock; device: 0, 1, ... in order of registration)
-
-    meta     name, value (JSON)              scenario, seed, start_epoch_s, ... as given to `create` and `remember`
-    devices  device, name, outbox, body, link, clock_offset_s
-    flights  device, start_s, end_s
-    truth    device, kind, category ("fault" | "drift"), onset_s, until_s (NULL: for good), size (JSON object)
-    events   key, kind, true_s, size_bytes, sha256       one row for each event ever written; key = device * 2^32 + seq
-    queue    key, kind, body                             events not acknowledged
-    alarms   key, body                                   alarm events, kept
-    acks     device, first, last, true_s                 inclusive ranges of seq, as they came
-    notes    true_s, device (NULL: the fleet), what, detail
-
-`events`, `acks` and `notes` only grow at their end, so that a commit for a thousand devices writes a few pages.
+One thread, one writer: a second one is refused. `ledger_file.py` has its tables,
+`facts.py` reads it for the report.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import secrets
@@ -41,37 +27,17 @@ import msgspec
 
 from covey.errors import StoreError, UsageError
 from covey.wire import Identity
+from firmware_sim.ledger_file import SCHEMA, check, connect, lock, meta_rows, told
+from firmware_sim.spans import extend, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-APPLICATION_ID = 0x434C4447  # "CLDG": tells a ledger from any other SQLite file
-VERSION = 1
 KINDS = ("summary", "status", "alarm")  # the index is how a row keeps its kind
 SEQ_BITS = 32  # a device that writes ten events a second fills them in 13 years
 MAX_SEQ = (1 << SEQ_BITS) - 1
-
-_CHECKPOINT_PAGES = 4096  # a page that changes again within 16 MB of log is written to its place once
-_SCHEMA = f"""
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE devices (
-    device INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, outbox TEXT NOT NULL UNIQUE,
-    body TEXT NOT NULL, link TEXT NOT NULL, clock_offset_s REAL NOT NULL);
-CREATE TABLE flights (device INTEGER NOT NULL, start_s REAL NOT NULL, end_s REAL NOT NULL);
-CREATE TABLE truth (
-    device INTEGER NOT NULL, kind TEXT NOT NULL, category TEXT NOT NULL,
-    onset_s REAL NOT NULL, until_s REAL, size TEXT NOT NULL);
-CREATE TABLE events (
-    key INTEGER NOT NULL, kind INTEGER NOT NULL, true_s REAL NOT NULL, size_bytes INTEGER NOT NULL, sha256 BLOB NOT NULL);
-CREATE TABLE queue (key INTEGER PRIMARY KEY, kind INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE alarms (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE acks (device INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, true_s REAL NOT NULL);
-CREATE TABLE notes (true_s REAL NOT NULL, device INTEGER, what TEXT NOT NULL, detail TEXT NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {VERSION};
-"""
 
 
 class Truth(NamedTuple):
@@ -142,7 +108,7 @@ class Ledger:
             UsageError: the file is there already.
             StoreError: it cannot be made, or another process writes it.
         """
-        lock = _lock(path)
+        held = lock(path)
         try:
             try:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # -wal and -shm take its mode
@@ -151,15 +117,15 @@ class Ledger:
             except OSError as error:
                 raise StoreError(f"{path}: ledger cannot be made: {error.strerror}") from error
             with told(path):
-                db = _connect(path)
+                db = connect(path)
                 db.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     db.execute(statement)
-                db.executemany("INSERT INTO meta VALUES (?, ?)", _meta_rows(meta))
+                db.executemany("INSERT INTO meta VALUES (?, ?)", meta_rows(meta))
                 db.execute("COMMIT")
-                return cls(path, db, lock)
+                return cls(path, db, held)
         except BaseException:
-            os.close(lock)
+            os.close(held)
             raise
 
     @classmethod
@@ -172,14 +138,14 @@ class Ledger:
         """
         if not path.is_file():
             raise UsageError(f"{path}: a ledger expected, there is no such file")
-        lock = _lock(path)
+        held = lock(path)
         try:
             with told(path):
                 check(path)
-                db = _connect(path)
-                return cls(path, db, lock)
+                db = connect(path)
+                return cls(path, db, held)
         except BaseException:
-            os.close(lock)
+            os.close(held)
             raise
 
     def __enter__(self) -> Self:
@@ -285,9 +251,9 @@ class Ledger:
             execute("INSERT INTO acks VALUES (?, ?, ?, ?)", self._acks)
             execute("DELETE FROM queue WHERE key BETWEEN ? AND ?", gone)
             execute("INSERT INTO notes VALUES (?, ?, ?, ?)", self._notes)
-            execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", _meta_rows(self._meta))
+            execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta_rows(self._meta))
         for i in {key >> SEQ_BITS for key, *_ in self._events}:
-            _extend(self._pending[i], self._safe[i] + 1, self._last[i])
+            extend(self._pending[i], self._safe[i] + 1, self._last[i])
             self._safe[i] = self._last[i]
         for waiting in (self._events, self._queue, self._alarms, self._acks, self._notes):
             waiting.clear()
@@ -327,7 +293,7 @@ class Ledger:
             return 0
         count = 0
         for first, last in ranges:
-            for gone in _take(self._pending[i], first, last):
+            for gone in take(self._pending[i], first, last):
                 self._acks.append((i, *gone, true_s))
                 count += gone[1] - gone[0] + 1
         self._depth[i] -= count
@@ -369,7 +335,7 @@ class Ledger:
             self._last[i] = self._safe[i] = newest
             self._pending[i] = [(1, newest)]
         for i, first, last in self._db.execute("SELECT device, first, last FROM acks"):
-            _take(self._pending[i], first, last)
+            take(self._pending[i], first, last)
         for i, ranges in enumerate(self._pending):
             self._depth[i] = sum(last - first + 1 for first, last in ranges)
 
@@ -384,89 +350,3 @@ class Ledger:
                 with suppress(sqlite3.OperationalError):  # a full disk has rolled back already
                     self._db.execute("ROLLBACK")
                 raise
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors into one line."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: ledger cannot be used: {error}") from error
-
-
-def check(path: Path) -> None:
-    """Refuse what is no ledger of this version, without changing a byte of it.
-
-    Raises:
-        StoreError: another file, or a newer covey's.
-    """
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-    try:
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: a ledger of covey sim expected: {error}") from error
-    finally:
-        db.close()
-    if application != APPLICATION_ID:
-        raise StoreError(f"{path}: a ledger of covey sim expected, another SQLite file came")
-    if version > VERSION:
-        raise StoreError(f"{path}: ledger version at most {VERSION} expected, {version} found: newer covey?")
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    return db
-
-
-def _lock(path: Path) -> int:
-    """An open file that holds the writer's lock; the kernel lets go of it when the process ends, however it ends.
-
-    Its own file: closing any handle of the database file would drop the locks that SQLite itself holds on it.
-    """
-    name = path.with_name(f"{path.name}.lock")
-    try:
-        lock = os.open(name, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise StoreError(f"{name}: ledger's lock cannot be made: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(f"{path}: one writer expected, another process writes this ledger") from error
-    return lock
-
-
-def _meta_rows(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, msgspec.json.encode(value).decode()) for name, value in meta.items()]
-
-
-def _extend(ranges: list[tuple[int, int]], first: int, last: int) -> None:
-    """Add a range behind all others."""
-    if ranges and ranges[-1][1] + 1 == first:
-        ranges[-1] = (ranges[-1][0], last)
-    else:
-        ranges.append((first, last))
-
-
-def _take(ranges: list[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
-    """Cut [first, last] out of ascending ranges; returns what was there of it."""
-    if not ranges or last < ranges[0][0]:
-        return []
-    left, taken = [], []
-    for low, high in ranges:
-        begin, end = max(low, first), min(high, last)
-        if begin > end:
-            left.append((low, high))
-            continue
-        taken.append((begin, end))
-        if low < begin:
-            left.append((low, begin - 1))
-        if end < high:
-            left.append((end + 1, high))
-    ranges[:] = left
-    return taken

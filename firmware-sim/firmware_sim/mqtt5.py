@@ -11,6 +11,8 @@ from struct import Struct as Layout
 from typing import TYPE_CHECKING, NamedTuple
 
 from covey.errors import LinkError
+from firmware_sim import mqtt5_fields as fields
+from firmware_sim.mqtt5_fields import PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,12 +66,6 @@ REASONS = {
     0xA1: "subscription identifiers not supported",
     0xA2: "wildcard subscriptions not supported",
 }
-
-_Value = int | str | bytes | tuple[str, str]
-
-
-class PacketError(LinkError):
-    """The broker sent what MQTT 5 does not allow, or what we did not ask for: the connection has to end (4.13)."""
 
 
 class Connack(NamedTuple):
@@ -238,7 +234,7 @@ def decode(buffer: bytes, limit: int = MAX_REMAINING) -> tuple[list[Packet], int
         size = buffer[at + 1]
         body = at + 2
         if size >= 0x80:
-            found = _read_varint(buffer, at + 1, min(end, at + 5))
+            found = fields.read_varint(buffer, at + 1, min(end, at + 5))
             if found is None:
                 if end - at > 4:
                     raise PacketError("malformed packet: remaining length of more than four bytes")
@@ -250,7 +246,7 @@ def decode(buffer: bytes, limit: int = MAX_REMAINING) -> tuple[list[Packet], int
             break
         first = buffer[at]
         if first == 0x40 and size == 2:  # by far the most frequent
-            packets.append(Puback(_packet_id(buffer, body), 0))
+            packets.append(Puback(fields.packet_id(buffer, body), 0))
         else:
             read = _READERS.get(first >> 4)
             if read is None:
@@ -258,128 +254,6 @@ def decode(buffer: bytes, limit: int = MAX_REMAINING) -> tuple[list[Packet], int
             packets.append(read(first & 0x0F, buffer[body : body + size]))
         at = body + size
     return packets, at
-
-
-def _read_varint(buffer: bytes, at: int, end: int) -> tuple[int, int] | None:
-    """(value, position behind it); None when it goes on behind `end`."""
-    value = shift = 0
-    while at < end:
-        byte = buffer[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if byte == 0 and shift:
-                raise PacketError("malformed packet: a variable byte integer that is longer than it need be")
-            return value, at
-        shift += 7
-    return None
-
-
-def _packet_id(body: bytes, at: int) -> int:
-    if len(body) < at + 2:
-        raise PacketError("malformed packet: packet identifier missing")
-    value = body[at] << 8 | body[at + 1]
-    if value == 0:
-        raise PacketError("protocol error: packet identifier 0")
-    return value
-
-
-def _field(body: bytes, at: int) -> tuple[bytes, int]:
-    """Length-prefixed bytes (1.5.6) and the position behind them."""
-    begin = at + 2
-    if begin > len(body):
-        raise PacketError("malformed packet: a field's length is missing")
-    end = begin + (body[at] << 8 | body[at + 1])
-    if end > len(body):
-        raise PacketError("malformed packet: a field is longer than its packet")
-    return body[begin:end], end
-
-
-def _string(body: bytes, at: int) -> tuple[str, int]:
-    raw, end = _field(body, at)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise PacketError("malformed packet: a string that is not UTF-8") from None
-    if "\0" in text:
-        raise PacketError("malformed packet: a string with a null character")  # 1.5.4
-    return text, end
-
-
-def _pair(body: bytes, at: int) -> tuple[tuple[str, str], int]:
-    key, at = _string(body, at)
-    value, at = _string(body, at)
-    return (key, value), at
-
-
-def _number(size: int) -> Callable[[bytes, int], tuple[int, int]]:
-    def read(body: bytes, at: int) -> tuple[int, int]:
-        if at + size > len(body):
-            raise PacketError("malformed packet: a property is cut short")
-        return int.from_bytes(body[at : at + size], "big"), at + size
-
-    return read
-
-
-def _variable(body: bytes, at: int) -> tuple[int, int]:
-    found = _read_varint(body, at, min(len(body), at + 4))
-    if found is None:
-        raise PacketError("malformed packet: a variable byte integer without end")
-    return found
-
-
-_BYTE, _TWO, _FOUR = _number(1), _number(2), _number(4)
-_USER_PROPERTY, _SUBSCRIPTION_ID = 0x26, 0x0B
-
-# 2.2.2.2: how each property is written, by the packet that may carry it.
-_Kinds = dict[int, "Callable[[bytes, int], tuple[_Value, int]]"]
-_REASON_KINDS: _Kinds = {0x1F: _string, _USER_PROPERTY: _pair}
-_CONNACK_KINDS: _Kinds = {
-    **_REASON_KINDS,
-    0x11: _FOUR,  # Session Expiry Interval
-    0x12: _string,  # Assigned Client Identifier
-    0x13: _TWO,  # Server Keep Alive
-    0x15: _string,  # Authentication Method
-    0x16: _field,  # Authentication Data
-    0x1A: _string,  # Response Information
-    0x1C: _string,  # Server Reference
-    0x21: _TWO,  # Receive Maximum
-    0x22: _TWO,  # Topic Alias Maximum
-    0x24: _BYTE,  # Maximum QoS
-    0x25: _BYTE,  # Retain Available
-    0x27: _FOUR,  # Maximum Packet Size
-    0x28: _BYTE,  # Wildcard Subscription Available
-    0x29: _BYTE,  # Subscription Identifier Available
-    0x2A: _BYTE,  # Shared Subscription Available
-}
-_PUBLISH_KINDS: _Kinds = {
-    0x01: _BYTE,  # Payload Format Indicator
-    0x02: _FOUR,  # Message Expiry Interval
-    0x03: _string,  # Content Type
-    0x08: _string,  # Response Topic
-    0x09: _field,  # Correlation Data
-    _SUBSCRIPTION_ID: _variable,
-    _USER_PROPERTY: _pair,
-}
-_DISCONNECT_KINDS: _Kinds = {**_REASON_KINDS, 0x11: _FOUR, 0x1C: _string}
-
-
-def _properties(body: bytes, at: int, kinds: _Kinds) -> tuple[dict[int, _Value], int]:
-    """The properties at `at` (2.2.2) and the position behind them."""
-    size, at = _variable(body, at)
-    end = at + size
-    if end > len(body):
-        raise PacketError("malformed packet: properties are longer than their packet")
-    values: dict[int, _Value] = {}
-    while at < end:
-        key = body[at]  # all identifiers of MQTT 5 are below 128
-        read = kinds.get(key)
-        if read is None:
-            raise PacketError(f"protocol error: property 0x{key:02x} is not allowed here")
-        if key in values and key not in (_USER_PROPERTY, _SUBSCRIPTION_ID):
-            raise PacketError(f"protocol error: property 0x{key:02x} came twice")
-        values[key], at = read(body[:end], at + 1)
-    return values, end
 
 
 def _flags(flags: int, packet: str) -> None:
@@ -393,7 +267,7 @@ def _read_connack(flags: int, body: bytes) -> Connack:
         raise PacketError("malformed packet: CONNACK is cut short")
     if body[0] > 1:
         raise PacketError("malformed packet: CONNACK with reserved flags")
-    values, end = _properties(body, 2, _CONNACK_KINDS)
+    values, end = fields.properties(body, 2, fields.CONNACK_KINDS)
     _ended(body, end, "CONNACK")
 
     def number(key: int, default: int) -> int:
@@ -417,28 +291,28 @@ def _read_publish(flags: int, body: bytes) -> Publish:
     qos = flags >> 1 & 0x03
     if qos > 1:
         raise PacketError(f"protocol error: PUBLISH with QoS {qos} where at most 1 was asked for")
-    topic, at = _string(body, 0)
+    topic, at = fields.string(body, 0)
     if not topic or "#" in topic or "+" in topic:  # 3.3.2.1; an empty one needs an alias, which we do not announce
         raise PacketError("protocol error: PUBLISH without a topic name, or with wildcards in it")
     packet_id = 0
     if qos:
-        packet_id = _packet_id(body, at)
+        packet_id = fields.packet_id(body, at)
         at += 2
     if at < len(body) and body[at] == 0:  # no properties
         at += 1
     else:
-        _, at = _properties(body, at, _PUBLISH_KINDS)
+        _, at = fields.properties(body, at, fields.PUBLISH_KINDS)
     return Publish(topic, body[at:], qos, bool(flags & 0x01), bool(flags & 0x08), packet_id)
 
 
-def _reason(body: bytes, at: int, packet: str, kinds: _Kinds) -> tuple[int, str]:
+def _reason(body: bytes, at: int, packet: str, kinds: fields.Kinds) -> tuple[int, str]:
     """Reason code and text at the end of a packet; either may be left out (3.4.2.1, 3.14.2.1)."""
     if at >= len(body):
         return 0, ""
     reason = body[at]
     if at + 1 == len(body):
         return reason, ""
-    values, end = _properties(body, at + 1, kinds)
+    values, end = fields.properties(body, at + 1, kinds)
     _ended(body, end, packet)
     return reason, str(values.get(0x1F, ""))
 
@@ -450,14 +324,14 @@ def _ended(body: bytes, end: int, packet: str) -> None:
 
 def _read_puback(flags: int, body: bytes) -> Puback:
     _flags(flags, "PUBACK")
-    packet_id = _packet_id(body, 0)
-    return Puback(packet_id, _reason(body, 2, "PUBACK", _REASON_KINDS)[0])
+    packet_id = fields.packet_id(body, 0)
+    return Puback(packet_id, _reason(body, 2, "PUBACK", fields.REASON_KINDS)[0])
 
 
 def _read_suback(flags: int, body: bytes) -> Suback:
     _flags(flags, "SUBACK")
-    packet_id = _packet_id(body, 0)
-    _, at = _properties(body, 2, _REASON_KINDS)
+    packet_id = fields.packet_id(body, 0)
+    _, at = fields.properties(body, 2, fields.REASON_KINDS)
     return Suback(packet_id, body[at:])
 
 
@@ -469,7 +343,7 @@ def _read_pingresp(flags: int, body: bytes) -> Pingresp:
 
 def _read_disconnect(flags: int, body: bytes) -> Disconnect:
     _flags(flags, "DISCONNECT")
-    return Disconnect(*_reason(body, 0, "DISCONNECT", _DISCONNECT_KINDS))
+    return Disconnect(*_reason(body, 0, "DISCONNECT", fields.DISCONNECT_KINDS))
 
 
 _READERS: dict[int, Callable[[int, bytes], Packet]] = {

@@ -7,6 +7,7 @@ fault's own business (world/faults.py): every corner of the ranges is tried on i
 
 from __future__ import annotations
 
+from dataclasses import MISSING
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def draw(kind: str, key: str, value: object, part: float) -> object:
         return options[int(part * len(options))]
     if _whole(kind, key):
         return int(low) + int(part * (int(high) - int(low) + 1))
-    return low + part * (high - low)
+    told = float(f"{low + part * (high - low):.4g}")  # as people say it
+    return min(max(told, float(low)), float(high))
 
 
 def problems(kind: str, body: str, params: Mapping[str, object]) -> dict[str, str]:
@@ -35,23 +37,41 @@ def problems(kind: str, body: str, params: Mapping[str, object]) -> dict[str, st
     known = [f.name for f in parameters_of(kind)]
     for key, value in params.items():
         if key not in known:
-            wrong[key] = f"unknown parameter of {kind}; there are {', '.join(known)}"
+            wrong[key] = f"unknown parameter of {kind} ({', '.join(known)} exist)"
         elif (problem := _form(kind, key, value)) is not None:
             wrong[key] = problem
-    if wrong:
-        return wrong
-    corners = product(*(_corners(value) for value in params.values()))
-    for corner in islice(corners, MAX_CORNERS):
-        try:
-            make_fault(kind, 0.0, dict(zip(params, corner, strict=True)))
-        except UsageError as error:
-            key, problem = _told(str(error), kind, known)
-            wrong.setdefault(key, problem)
+    for field in parameters_of(kind):
+        if field.default is MISSING and field.name not in params:
+            wrong[field.name] = "missing"
+    usable = {key: _corners(value) for key, value in params.items() if key not in wrong}
+    usable |= {key: [_harmless(kind, key)] for key in wrong if key in known}  # so that the others are tried
+    while (found := _refused(kind, usable, known)) is not None and found[0] not in wrong:
+        wrong[found[0]] = found[1]
+        if found[0]:
+            usable[found[0]] = [_harmless(kind, found[0])]
     for sensor in _corners(params["sensor"]) if "sensor" in params and "sensor" not in wrong else ():
         if body not in SENSORS[str(sensor)].bodies:
             there = ", ".join(name for name, s in SENSORS.items() if body in s.bodies)
             wrong["sensor"] = f"a sensor of a {body} expected ({there}), {sensor!r} came"
     return wrong
+
+
+def _refused(kind: str, usable: Mapping[str, list[Any]], known: list[str]) -> tuple[str, str] | None:
+    """Key and problem of the first combination that the fault refuses."""
+    for corner in islice(product(*usable.values()), MAX_CORNERS):
+        try:
+            make_fault(kind, 0.0, dict(zip(usable, corner, strict=True)))
+        except UsageError as error:
+            return _told(str(error), kind, known)
+    return None
+
+
+def _harmless(kind: str, key: str) -> object:
+    """A value that the fault takes."""
+    (told,) = (f.metadata for f in parameters_of(kind) if f.name == key)
+    if "choices" in told:
+        return told["choices"][0]
+    return "" if "longest" in told else min(max(0, told["low"]), told["high"])
 
 
 def bodies_of(kind: str) -> tuple[str, ...]:
@@ -76,20 +96,18 @@ def _corners(value: object) -> list[Any]:
 
 def _form(kind: str, key: str, value: object) -> str | None:
     if isinstance(value, dict):
-        if value.keys() != {"one_of"} or not isinstance(value["one_of"], list) or not value["one_of"]:
+        if value.keys() != {"one_of"} or not isinstance(value["one_of"], list):
             return f"a table with one_of = [...] expected, {value!r} came"
         value = value["one_of"]
     elif isinstance(value, list) and len(value) == 2 and all(_is_number(item) for item in value):
-        if value[0] > value[1]:
-            return f"[low, high] expected, {value!r} came"
-        if _whole(kind, key) and not all(float(item).is_integer() for item in value):
-            return f"whole numbers expected, {value!r} came"
+        whole = not _whole(kind, key) or all(float(item).is_integer() for item in value)
+        if value[0] > value[1] or not whole:
+            return f"[low, high]{'' if whole else ' in whole numbers'} expected, {value!r} came"
         return None
-    if isinstance(value, list) and not value:
-        return "at least one choice expected, an empty list came"
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, bool) or not isinstance(item, (int, float, str)):
-            return f"a number or a text expected, {item!r} came"
+    choices = value if isinstance(value, list) else [value]
+    bad = [item for item in choices if isinstance(item, bool) or not isinstance(item, (int, float, str))]
+    if bad or not choices:
+        return f"{'a number or a text' if bad else 'at least one choice'} expected, {(bad or [value])[0]!r} came"
     return None
 
 

@@ -12,6 +12,7 @@ scenario's ranges as a Latin hypercube. See schedule.py for the times and shares
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from firmware_sim.pool import Variant
-    from firmware_sim.scenario import Body, Scenario
+    from firmware_sim.scenario import Body, Outage, Scenario
     from firmware_sim.world.faults import Fault
 
 METRES_PER_DEGREE = 111_320.0  # of latitude, on a sphere of the earth's circumference
@@ -161,17 +162,11 @@ class _Planner:
         self.links = [*(link.profile for link in scenario.links), "ethernet"]
         self.link = self._deal([link.share for link in scenario.links], 1)
         self.variants = self._variants()
-        self.hit = {
-            what: [self._deal([entry.share], 10 + 1000 * (w + 1) + i) == 0 for i, entry in enumerate(entries)]
-            for w, (what, entries) in enumerate(
-                (
-                    ("outages", scenario.outages),
-                    ("storms", scenario.storms),
-                    ("reboots", scenario.reboots),
-                    ("jumps", scenario.clocks.jumps),
-                )
-            )
-        }
+        self.drawn = np.random.default_rng([STREAM_DEVICE, seed]).random((last, 9))  # row by row: more rows change none
+        self.outages = [self._cut_off(1000 + i, outage) for i, outage in enumerate(scenario.outages)]
+        self.storms = self._hit(2000, [storm.share for storm in scenario.storms])
+        self.reboots = self._hit(3000, [reboot.share for reboot in scenario.reboots])
+        self.jumps = self._hit(4000, [jump.share for jump in scenario.clocks.jumps])
 
     def plan(self, first: int) -> FleetPlan:
         devices = tuple(self._device(number) for number in range(first, self.last + 1))
@@ -179,6 +174,19 @@ class _Planner:
 
     def _deal(self, shares: Sequence[float], question: int, count: int | None = None) -> NDArray[np.int64]:
         return deal(shares, self.last if count is None else count, [STREAM_SHARES, self.seed, question])
+
+    def _hit(self, question: int, shares: Sequence[float]) -> list[NDArray[np.bool_]]:
+        """For each event: which devices it befalls."""
+        return [self._deal([share], question + i) == 0 for i, share in enumerate(shares)]
+
+    def _cut_off(self, question: int, outage: Outage) -> NDArray[np.bool_]:
+        """Which devices an outage befalls: a share of all, or of those on its profile."""
+        on = [i for i, profile in enumerate(self.links) if outage.link in {"", profile}]
+        able = np.flatnonzero(np.isin(self.link, on))
+        hit = np.zeros(self.last, dtype=np.bool_)
+        if len(able):
+            hit[able] = self._deal([outage.share], question, len(able)) == 0
+        return hit
 
     def _variants(self) -> list[list[Variant]]:
         """For each device: the variants of changes that it gets, at most `changes_per_device`."""
@@ -205,54 +213,52 @@ class _Planner:
     def _device(self, number: int) -> DevicePlan:
         scenario, i = self.scenario, number - 1
         body: Body = "machine" if self.machine[i] else "quadrotor"
-        rng = np.random.default_rng([STREAM_DEVICE, self.seed, number])
-        seed = int(rng.integers(2**63))
-        u = rng.random(8)
+        u = self.drawn[i].tolist()
         variants = self.variants[i]
         vehicle = variants[0].vehicle if variants else self.pool.vehicle(body, int(self.rank[i]))
         self.pool.commissioned(body, vehicle)
         if body == "machine":
             stretches, truth = self._run(vehicle, variants, u)
         else:
-            stretches, truth = self._flights(vehicle, variants, u, rng)
-        off = schedule.off_times(scenario, self.end_s, [hit[i] for hit in self.hit["reboots"]], self.seed, number)
+            stretches, truth = self._flights(number, vehicle, variants, u)
+        off = schedule.off_times(scenario, self.end_s, [hit[i] for hit in self.reboots], self.seed, number)
         return DevicePlan(
             name=f"{scenario.prefix}-{number:05d}",
             body=body,
             vehicle=self.pool.seed_of(body, vehicle),
             link=self.links[self.link[i]],
-            seed=seed,
+            seed=int(u[8] * 2**53),
             stretches=stretches,
             truth=truth,
-            clock=schedule.clock_of(scenario, self.end_s, [hit[i] for hit in self.hit["jumps"]], self.seed, number),
+            clock=schedule.clock_of(scenario, self.end_s, [hit[i] for hit in self.jumps], self.seed, number),
             off=off,
             cuts=tuple(
                 sorted(
                     storm.at_s
-                    for storm, hit in zip(scenario.storms, self.hit["storms"], strict=True)
+                    for storm, hit in zip(scenario.storms, self.storms, strict=True)
                     if hit[i] and storm.at_s < self.end_s
                 )
             ),
             outages=schedule.merged(
                 (o.at_s, o.at_s + o.for_s)
-                for o, hit in zip(scenario.outages, self.hit["outages"], strict=True)
-                if hit[i] and o.at_s < self.end_s and o.link in {"", self.links[self.link[i]]}
+                for o, hit in zip(scenario.outages, self.outages, strict=True)
+                if hit[i] and o.at_s < self.end_s
             ),
             home=self._home(u[6], u[7]),
         )
 
     def _home(self, far: float, round_: float) -> tuple[float, float]:
         site = self.scenario.site
-        metres, angle = site.radius_m * np.sqrt(far), 2 * np.pi * round_  # evenly over the disc
-        lat = site.lat_deg + metres * np.cos(angle) / METRES_PER_DEGREE
-        lon = site.lon_deg + metres * np.sin(angle) / (METRES_PER_DEGREE * np.cos(np.radians(site.lat_deg)))
-        return round(float(lat), 7), round(float(lon), 7)
+        metres, angle = site.radius_m * math.sqrt(far), 2 * math.pi * round_  # evenly over the disc
+        lat = site.lat_deg + metres * math.cos(angle) / METRES_PER_DEGREE
+        lon = site.lon_deg + metres * math.sin(angle) / (METRES_PER_DEGREE * math.cos(math.radians(site.lat_deg)))
+        return round(lat, 7), round(lon, 7)
 
     def _run(
-        self, vehicle: int, variants: list[Variant], u: NDArray[np.float64]
+        self, vehicle: int, variants: list[Variant], u: Sequence[float]
     ) -> tuple[tuple[Stretch, ...], tuple[TruthItem, ...]]:
         """A machine plays one recording from its start to the end; its changes begin within it."""
-        start_s = round(float(u[0]) * min([schedule.MACHINE_START_S, *(v.spare_s for v in variants)]), 3)
+        start_s = round(u[0] * min([schedule.MACHINE_START_S, *(v.spare_s for v in variants)]), 3)
         faults = [v.fault for v in variants if start_s + v.fault.onset_s < self.end_s]
         slot = 0 if variants else int(u[1] * self.scenario.vehicles.flights_per_vehicle)
         recording = self.pool.recording("machine", vehicle, slot, faults)
@@ -260,10 +266,10 @@ class _Planner:
         return (Stretch(start_s, recording),), _by_onset(truth)
 
     def _flights(
-        self, vehicle: int, variants: list[Variant], u: NDArray[np.float64], rng: np.random.Generator
+        self, number: int, vehicle: int, variants: list[Variant], u: Sequence[float]
     ) -> tuple[tuple[Stretch, ...], tuple[TruthItem, ...]]:
         """A quadrotor flies, rests and flies again; each change begins in one of the flights and stays."""
-        starts = schedule.flight_starts(self.scenario, self.end_s, variants, u, rng)
+        starts = schedule.flight_starts(self.scenario, self.end_s, variants, u, [self.seed, number])
         begins = schedule.onset_flights(self.scenario, starts, variants, u)  # flight of each variant, None: never
         slots, shift = self.scenario.vehicles.flights_per_vehicle, int(u[1] * 1000)
         stretches: list[Stretch] = []

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firmware_sim import params
-from firmware_sim.schedule import MACHINE_START_S, STREAM_CHANGE, STREAM_POOL, airborne_s, at_airborne_share
+from firmware_sim.schedule import (
+    MACHINE_START_S,
+    ONSET_SHARES,
+    STREAM_CHANGE,
+    STREAM_POOL,
+    airborne_s,
+    at_airborne_share,
+)
 from firmware_sim.world.faults import KINDS, make_fault
 from firmware_sim.world.pilot import MISSIONS
 
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
     from firmware_sim.scenario import Body, Scenario
     from firmware_sim.world.faults import Fault
 
-ONSET_SHARES = (0.3, 0.6)  # of the time in the air: there is a before and an after to see
 RUN_MARGIN_S = 60.0  # a machine's recording outlives the plan: the last summary may be late
 COMMISSION = 1000  # flight seeds from here on are commissioning flights
 

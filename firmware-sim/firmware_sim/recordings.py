@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covey.errors import DataError
 from edge.scoring.calibration import calibrate
 from edge.scoring.windows import Cutter, Windows, features, join
+from firmware_sim.world.machine import Machine, run_machines
 from firmware_sim.world.pilot import MISSIONS
 from firmware_sim.world.vehicle import Vehicle, fly
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from firmware_sim.pool import Planned
     from firmware_sim.scenario import Body
 
+RATE_TOLERANCE = 0.05  # as edge/scoring/windows.py cuts files
 BLOCK = 512  # flights at a time: bounds memory at some 400 MB for 26 s
 _BATTERY = "pm.vbatMV"
 _TEMPERATURE = "temp.cpu"
@@ -127,6 +130,9 @@ def cut_pool(flown: Sequence[Flown], planned: Sequence[Planned], inputs: Mapping
         flown: as `fly_pool` gave them.
         planned: in the same order.
         inputs: body -> what its model looks at.
+
+    Raises:
+        DataError: a model looks at a channel that its body does not have, or at another rate.
     """
     return [_cut(one, inputs[plan.body]) for one, plan in zip(flown, planned, strict=True)]
 
@@ -171,8 +177,6 @@ def _fly_drones(block: Sequence[Planned]) -> list[Flown]:
 
 
 def _run_machines(block: Sequence[Planned]) -> list[Flown]:
-    from firmware_sim.world.machine import Machine, run_machines
-
     runs = run_machines(
         [Machine(one.vehicle) for one in block],
         [one.flight_seed for one in block],
@@ -186,6 +190,13 @@ def _run_machines(block: Sequence[Planned]) -> list[Flown]:
 
 
 def _cut(flown: Flown, inputs: Inputs) -> Recording:
+    missing = [name for name in inputs.channels if name not in flown.channels]
+    if missing or abs(flown.rate_hz - inputs.rate_hz) > RATE_TOLERANCE * inputs.rate_hz:
+        wanted = f"{', '.join(inputs.channels)} at {inputs.rate_hz:g} Hz"
+        raise DataError(
+            f"recording {flown.name}: the bundle's channels {wanted} expected; "
+            f"there are {', '.join(flown.channels)} at {flown.rate_hz:g} Hz"
+        )
     columns = [flown.channels.index(name) for name in inputs.channels]
     rows = np.ascontiguousarray(flown.samples[:, columns], np.float32)
     windows = Cutter(inputs).push(rows, 0.0)

@@ -7,12 +7,12 @@ Unknown keys are refused and one message names every bad key by its path; the ru
 from __future__ import annotations
 
 import math
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
+import tomllib
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
@@ -215,8 +215,8 @@ def parse_scenario(data: bytes, where: str, name: str) -> Scenario:
     if scenario is None:  # a required key is bad: the rules look at the others with one that hinders nobody
         stand_in = {key: value for key, value in _STAND_IN.items() if key in bad}
         scenario = _build(Scenario, {**table, **stand_in}, "", {})
-    rules = problems_of(scenario)
-    if bad or rules:
+    rules = problems_of(scenario) if isinstance(scenario, Scenario) else {}
+    if bad or rules or not isinstance(scenario, Scenario):
         problems = [f"{key}: {problem}" for key, problem in {**rules, **bad}.items()]
         raise ConfigError(f"{where}: " + "; ".join(problems))
     return scenario
@@ -240,7 +240,7 @@ def _build(kind: type[Any], table: object, path: str, bad: dict[str, str]) -> An
         return None
     fields = {f.name: f for f in msgspec.structs.fields(kind)}
     for key in table.keys() - fields.keys():
-        bad[_join(path, key)] = f"unknown key; there are {', '.join(fields)}"
+        bad[_join(path, key)] = f"unknown key ({', '.join(fields)} exist)"
     ready: dict[str, Any] = {}
     for name, field in fields.items():
         here = _join(path, name)

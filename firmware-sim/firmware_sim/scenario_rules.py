@@ -9,13 +9,14 @@ import msgspec
 from covey import topics
 from firmware_sim import params
 from firmware_sim.links import PROFILES, LinkProfile
+from firmware_sim.schedule import ONSET_SHARES, airborne_s, at_airborne_share
 from firmware_sim.world.faults import KINDS
 from firmware_sim.world.pilot import MISSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from firmware_sim.scenario import Change, Scenario
+    from firmware_sim.scenario import Change, Jump, Outage, Reboot, Scenario, Storm
 
 Problem = tuple[str, str]
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def _links(scenario: Scenario) -> Iterator[Problem]:
         for key, value in table.items():
             if key == "name" or key not in LinkProfile.__struct_fields__:
                 there = ", ".join(f for f in LinkProfile.__struct_fields__ if f != "name")
-                yield f"profiles.{name}.{key}", f"unknown key; there are {there}"
+                yield f"profiles.{name}.{key}", f"unknown key ({there} exist)"
                 continue
             try:
                 msgspec.convert({"name": name, key: value}, LinkProfile)
@@ -82,15 +83,15 @@ def _links(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _events(scenario: Scenario) -> Iterator[Problem]:
-    timed = {
+    timed: dict[str, Sequence[Outage | Storm | Reboot | Jump | None]] = {
         "outages": scenario.outages,
         "storms": scenario.storms,
         "reboots": scenario.reboots,
         "clocks.jumps": scenario.clocks.jumps,
     }
     for where, entries in timed.items():
-        for i, entry in _there(entries):  # type: ignore[var-annotated]  # their only common field is at_s
-            if entry.at_s >= scenario.duration_s:
+        for i, entry in enumerate(entries):
+            if entry is not None and entry.at_s >= scenario.duration_s:
                 yield f"{where}[{i}].at_s", _within(scenario, entry.at_s)
     for i, reboot in _there(scenario.reboots):
         yield from _rising(f"reboots[{i}].off_s", reboot.off_s, above=0.0)
@@ -116,14 +117,33 @@ def _changes(scenario: Scenario) -> Iterator[Problem]:
         shares.setdefault(body, []).append(change.share)
         for key, wrong in params.problems(change.kind, body, change.params).items():
             yield f"{here}.params" + (f".{key}" if key else ""), wrong
-        if body == "quadrotor" and scenario.duration_s < scenario.vehicles.flight_s:
-            yield (
-                "duration_s",
-                f"room for a flight of {scenario.vehicles.flight_s:g} s expected, {scenario.duration_s:g} came",
-            )
+        if body == "quadrotor":
+            yield from _fits_flights(scenario, change, f"{here}.onset_s")
     if scenario.changes_per_device == 1:
-        for body, of_body in shares.items():
-            yield from _at_most_one(f"changes of {body}s", of_body)
+        for of, of_body in shares.items():
+            yield from _at_most_one(f"changes of {of}s", of_body)
+
+
+def _fits_flights(scenario: Scenario, change: Change, path: str) -> Iterator[Problem]:
+    """A flight must begin early enough before the end, and the change must have had time to begin in one."""
+    flight_s = scenario.vehicles.flight_s
+    if scenario.duration_s < flight_s:
+        yield "duration_s", f"room for a flight of {flight_s:g} s expected, {scenario.duration_s:g} came"
+        return
+    earliest, latest = 0.0, scenario.duration_s - flight_s
+    if KINDS[change.kind].category == "fault":
+        missions = [MISSIONS[name] for name in scenario.vehicles.missions if name in MISSIONS] or [*MISSIONS.values()]
+        air = [airborne_s(mission, flight_s) for mission in missions]
+        earliest = max(at_airborne_share(spans, ONSET_SHARES[1]) for spans in air)
+        latest += min(at_airborne_share(spans, ONSET_SHARES[0]) for spans in air)
+    if change.onset_s[1] < earliest or change.onset_s[0] > latest:
+        yield (
+            path,
+            (
+                f"times that flights of {flight_s:g} s can have, to at least {earliest:.1f} and from at most {latest:.1f}, "
+                f"expected, [{change.onset_s[0]:g}, {change.onset_s[1]:g}] came"
+            ),
+        )
 
 
 def _body(scenario: Scenario, change: Change) -> str | None:
@@ -135,7 +155,7 @@ def _body(scenario: Scenario, change: Change) -> str | None:
     if not able:
         return f"{change.kind} needs a {change.body or fits[0]}, the fleet has only {fleet[0]}s (vehicles.machine_share {share:g})"
     if len(able) > 1:
-        return f"quadrotor or machine expected for {change.kind}, since the fleet has both; nothing came"
+        return f"quadrotor or machine expected for {change.kind}, since the fleet has both, nothing came"
     return None
 
 

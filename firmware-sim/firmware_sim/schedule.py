@@ -10,14 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from numpy.typing import NDArray
-
     from firmware_sim.pool import Variant
     from firmware_sim.scenario import Scenario
     from firmware_sim.world.pilot import Mission
 
 # First number of the seeds, so that no two questions share a stream (1 to 3: vehicle.py and flights.py).
-STREAM_SHARES, STREAM_DEVICE, STREAM_POOL, STREAM_CHANGE, STREAM_POWER, STREAM_CLOCK = range(40, 46)
+STREAM_SHARES, STREAM_DEVICE, STREAM_POOL, STREAM_CHANGE, STREAM_POWER, STREAM_CLOCK, STREAM_FLIGHT = range(40, 47)
+ONSET_SHARES = (0.3, 0.6)  # of the time in the air: there is a before and an after to see
 MACHINE_START_S = 10.0  # machines begin to be sampled within this time
 
 
@@ -62,28 +61,36 @@ def at_airborne_share(spans: Sequence[tuple[float, float]], share: float) -> flo
 
 
 def flight_starts(
-    scenario: Scenario, end_s: float, variants: Sequence[Variant], u: NDArray[np.float64], rng: np.random.Generator
+    scenario: Scenario, end_s: float, variants: Sequence[Variant], u: Sequence[float], stream: Sequence[int]
 ) -> list[float]:
     """Starts of a device's flights, each over before the end.
 
     A healthy device takes off first within `first_flight_s`. One with a change is planned around the flight in which its
     first change begins, so that the change begins within its times however rarely the device flies.
+
+    Args:
+        scenario: its `vehicles` and the times of its changes.
+        end_s: of the plan.
+        variants: what befalls the device, the first of them in the flight that all others are planned around.
+        u: the device's own numbers in [0, 1).
+        stream: seed of its rests.
     """
     vehicles = scenario.vehicles
     flight_s, (rest_low, rest_high) = vehicles.flight_s, vehicles.rest_s
     latest_s = end_s - flight_s
     low, high = vehicles.first_flight_s
-    anchor_s = low + float(u[0]) * (high - low)
+    anchor_s = low + u[0] * (high - low)
     planned_round = None
     if variants:
         onset_s = variants[0].fault.onset_s
         begin, end = scenario.changes[variants[0].change].onset_s
         earliest = max(begin, onset_s)
         if earliest <= min(end, latest_s + onset_s):
-            anchor_s = earliest + float(u[2]) * (min(end, latest_s + onset_s) - earliest) - onset_s
+            anchor_s = earliest + u[2] * (min(end, latest_s + onset_s) - earliest) - onset_s
             planned_round = anchor_s
     if anchor_s > latest_s:
         return []
+    rng = np.random.default_rng([STREAM_FLIGHT, *stream])
     starts = [anchor_s]
     while planned_round is not None:
         before_s = starts[0] - flight_s - float(rng.uniform(rest_low, rest_high))
@@ -98,7 +105,7 @@ def flight_starts(
 
 
 def onset_flights(
-    scenario: Scenario, starts: Sequence[float], variants: Sequence[Variant], u: NDArray[np.float64]
+    scenario: Scenario, starts: Sequence[float], variants: Sequence[Variant], u: Sequence[float]
 ) -> list[int | None]:
     """The flight in which each variant begins: of those within the change's times the nearest to a moment drawn in them.
 
@@ -107,7 +114,7 @@ def onset_flights(
     flights: list[int | None] = []
     for k, variant in enumerate(variants):
         begin, end = scenario.changes[variant.change].onset_s
-        wanted_s = begin + float(u[2 + k]) * (end - begin)
+        wanted_s = begin + u[2 + k] * (end - begin)
         onsets = [(n, start + variant.fault.onset_s) for n, start in enumerate(starts)]
         inside = [(abs(onset - wanted_s), n) for n, onset in onsets if begin - 0.002 <= onset <= end + 0.002]
         flights.append(min(inside)[1] if inside else None)

@@ -8,11 +8,13 @@ try are in sessions.py. It never sends anything twice: that is for whoever keeps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from covey.errors import LinkError
 from firmware_sim import mqtt5
+from firmware_sim.mqtt5_fields import PacketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,7 @@ _IDLE, _CONNECTING, _SUBSCRIBING, _READY = range(4)
 READY = "ready"
 MESSAGE = "message"
 PUBACK = "puback"
+ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,37 @@ class Client:
     password: str | None = None
 
 
+@dataclass(slots=True)
+class Counters:
+    """Of all sessions since the start.
+
+    Attributes:
+        connected: sessions that are ready now.
+        connects: times that a session became ready.
+        lost: times that a ready session ended without being asked to.
+        failed: tries that did not become ready.
+        sent_bytes: handed to TCP.
+        received_bytes: taken from TCP.
+        published: messages, QoS 1.
+        pubacks: of them confirmed.
+        messages: that came from the broker.
+        reasons: why sessions ended or did not become ready -> times.
+    """
+
+    connected: int = 0
+    connects: int = 0
+    lost: int = 0
+    failed: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    published: int = 0
+    pubacks: int = 0
+    messages: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
 class Event(NamedTuple):
-    """READY (detail: the session's hex digits), MESSAGE ((topic, payload)) or PUBACK (packet id)."""
+    """READY (detail: the session's hex digits), MESSAGE ((topic, payload)), PUBACK (packet id) or, last, ENDED (why)."""
 
     what: str
     detail: object
@@ -198,7 +230,8 @@ class Session:
             elif isinstance(packet, mqtt5.Suback):
                 events.append(self._subscribed(packet))
             else:
-                raise LinkError(f"ended by the broker: {mqtt5.reason_name(packet.reason)}")
+                events.append(Event(ENDED, f"ended by the broker: {mqtt5.reason_name(packet.reason)}"))
+                break
         return events
 
     def check(self, now_s: float) -> float:
@@ -227,11 +260,11 @@ class Session:
 
     def _connected(self, packet: mqtt5.Connack, now_s: float) -> list[Event]:
         if self._state != _CONNECTING:
-            raise mqtt5.PacketError("protocol error: CONNACK twice")
+            raise PacketError("protocol error: CONNACK twice")
         if packet.reason >= 0x80:
             raise LinkError(f"refused: {mqtt5.reason_name(packet.reason)}")
         if packet.session_present:
-            raise mqtt5.PacketError("protocol error: a session is present after a clean start")  # 3.2.2.1.1
+            raise PacketError("protocol error: a session is present after a clean start")  # 3.2.2.1.1
         if packet.maximum_qos < 1:
             raise LinkError("refused: this broker takes QoS 0 only")
         self._window = min(self._window, packet.receive_maximum)
@@ -248,9 +281,9 @@ class Session:
 
     def _subscribed(self, packet: mqtt5.Suback) -> Event:
         if self._state != _SUBSCRIBING or packet.packet_id != _SUBSCRIBE_ID:
-            raise mqtt5.PacketError("protocol error: SUBACK to nothing")
+            raise PacketError("protocol error: SUBACK to nothing")
         if len(packet.reasons) != len(self.client.subscriptions):
-            raise mqtt5.PacketError("protocol error: SUBACK of another number of subscriptions")  # 3.9.3
+            raise PacketError("protocol error: SUBACK of another number of subscriptions")  # 3.9.3
         refused = [mqtt5.reason_name(reason) for reason in packet.reasons if reason >= 0x80]
         if refused:
             raise LinkError(f"subscription refused: {refused[0]}")
@@ -259,7 +292,7 @@ class Session:
 
     def _message(self, packet: mqtt5.Publish, now_s: float) -> Event:
         if self._state not in (_SUBSCRIBING, _READY):  # it may come before SUBACK (3.8.4)
-            raise mqtt5.PacketError("protocol error: PUBLISH before CONNACK")
+            raise PacketError("protocol error: PUBLISH before CONNACK")
         if packet.qos:
             self.out.append(mqtt5.puback(packet.packet_id))
             self._out_s = now_s

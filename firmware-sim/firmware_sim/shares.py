@@ -38,7 +38,8 @@ def deal(shares: Sequence[float], count: int, stream: Sequence[int]) -> NDArray[
     dealt = np.full(blocks * BLOCK, live[0], dtype=np.int64)
     if len(live) > 1:
         dealt[:] = _chairmen([parts[i] for i in live], live, blocks * BLOCK)
-    return dealt[order.ravel()][:count]
+    whose: NDArray[np.int64] = dealt[order.ravel()][:count]
+    return whose
 
 
 def _chairmen(parts: list[float], names: list[int], count: int) -> list[int]:

@@ -354,6 +354,18 @@ def make_fault(kind: str, onset_s: float, params: Mapping[str, object]) -> Fault
     return KINDS[kind](**given, onset_s=onset_s)
 
 
+def check_body(fault: Fault, body: str) -> None:
+    """Refuse a fault that such a body cannot have.
+
+    Raises:
+        UsageError: it belongs to another body, or its sensor does.
+    """
+    bodies = SENSORS[fault.sensor].bodies if isinstance(fault, _SensorFault) else fault.bodies
+    if body not in bodies:
+        what = f" of {fault.sensor}" if isinstance(fault, _SensorFault) else ""
+        raise UsageError(f"fault {fault.kind}{what}: a {body} expected, one of a {' or '.join(bodies)} came")
+
+
 def size_of(fault: Fault) -> dict[str, float | int | str]:
     """The parameters without the onset."""
     return {f.name: getattr(fault, f.name) for f in parameters_of(fault.kind)}

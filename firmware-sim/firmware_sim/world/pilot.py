@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-POSITION_P = np.array([2.6, 2.6, 7.0])  # 1/s^2
-POSITION_D = np.array([3.2, 3.2, 5.0])  # 1/s
-POSITION_I = np.array([0.6, 0.6, 2.0])  # 1/s^3
+# By axis, (3, 1).
+POSITION_P = np.array([[2.6], [2.6], [7.0]])  # 1/s^2
+POSITION_D = np.array([[3.2], [3.2], [5.0]])  # 1/s
+POSITION_I = np.array([[0.6], [0.6], [2.0]])  # 1/s^3
 ATTITUDE_P = 9.0  # 1/s
 YAW_P = 4.0
-RATE_P = np.array([28.0, 28.0, 12.0])  # 1/s, times inertia
-RATE_I = np.array([170.0, 170.0, 50.0])  # 1/s^2, times inertia
+RATE_P = np.array([[28.0], [28.0], [12.0]])  # 1/s, times inertia
+RATE_I = np.array([[170.0], [170.0], [50.0]])  # 1/s^2, times inertia
 BASE_THRUST = 1.08  # command over nominal weight in hover; set by hand, as the firmware's own base thrust
 LIFT = (0.55 * q.GRAVITY, 1.25 * q.GRAVITY)  # range of the vertical thrust per mass; the CrazyPAD logs stay inside
 MAX_TILT = 0.35  # rad, as tangent
 MAX_TRIM = 8.0  # rad
-MAX_MOMENT = np.array([4e-3, 4e-3, 3e-3])  # N m
+MAX_MOMENT = np.array([[4e-3], [4e-3], [3e-3]])  # N m
 
-# Thrusts of the rotors for unit total thrust and moments about x, y, z: the inverse of quadrotor.advance's geometry.
-_MIX = np.linalg.inv(np.stack([np.ones(4), q.ROTOR_Y, -q.ROTOR_X, q.SPIN * (q.K_M / q.K_F)]))
+# Thrusts of the rotors for unit total thrust and moments: the inverse of physics.py's geometry, whose rows are orthogonal.
+_INERTIA = q.INERTIA[:, None]
+_LEVER_SHARE = 1 / (4 * q.ARM_M / np.sqrt(2))
+_YAW_SHARE = q.K_F / (4 * q.K_M)
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,61 @@ SQUARE = Mission(
     ),
     26.0,
 )
-MISSIONS = {m.name: m for m in (SHUTTLE, SQUARE)}
+# Lawn mower: four lanes of 10 m, 3 m apart, 2 m high.
+SURVEY = Mission(
+    "survey",
+    (
+        (0.0, 0, 0, 0),
+        (2.9, 0, 0, 0),
+        (6.4, 0, 0, 2),
+        (7.0, 0, 0, 2),
+        (14.0, 10, 0, 2),
+        (16.5, 10, 3, 2),
+        (23.5, 0, 3, 2),
+        (26.0, 0, 6, 2),
+        (33.0, 10, 6, 2),
+        (35.5, 10, 9, 2),
+        (42.5, 0, 9, 2),
+        (51.0, 0, 0, 2),
+        (51.8, 0, 0, 2),
+        (55.8, 0, 0, 0),
+    ),
+    60.0,
+)
+HOVER = Mission(
+    "hover",
+    (
+        (0.0, 0, 0, 0),
+        (2.9, 0, 0, 0),
+        (4.9, 0, 0, 1),
+        (23.0, 0, 0, 1),
+        (25.3, 0, 0, 0),
+    ),
+    26.0,
+)
+MISSIONS = {m.name: m for m in (SHUTTLE, SQUARE, SURVEY, HOVER)}
 
 
 class Pilot:
-    """Flies K vehicles along one mission; holds only its integrators and the last wish of the outer loop."""
+    """Flies K vehicles along one mission; holds only its integrators and the last wish of the outer loop.
+
+    Attributes:
+        gain_share: (K,) factor on the gains of the rate loop; another firmware changes it.
+        base_share: (K,) factor on the base thrust.
+    """
 
     def __init__(self, count: int) -> None:
-        self._drift = np.zeros((count, 3))  # integral of the position error
-        self._trim = np.zeros((count, 3))  # integral of the rate error
+        self.gain_share = np.ones(count)
+        self.base_share = np.ones(count)
+        self._drift = np.zeros((3, count))  # integral of the position error
+        self._trim = np.zeros((3, count))  # integral of the rate error
         self._thrust = np.zeros(count)
         self._setpoint: Array | None = None
-        self._up = np.tile([0.0, 0.0, 1.0], (count, 1))
+        self._up = np.repeat([[0.0], [0.0], [1.0]], count, axis=1)
         self._on = False
+        self._wish = np.zeros((3, count))
+        self._moment = np.zeros((3, count))
+        self._command = np.zeros((4, count))
 
     def steer(self, setpoint: Array, on: bool, position_m: Array, velocity: Array, step_s: float) -> None:
         """Outer loop: the wanted direction and size of thrust.
@@ -119,8 +164,8 @@ class Pilot:
         Args:
             setpoint: (3,) m.
             on: motors on; off resets the integrators.
-            position_m: (K, 3) estimate.
-            velocity: (K, 3) estimate, m/s.
+            position_m: (3, K) estimate.
+            velocity: (3, K) estimate, m/s.
             step_s: time since the last call.
         """
         self._on = on
@@ -131,31 +176,82 @@ class Pilot:
             return
         speed = np.zeros(3) if self._setpoint is None else (setpoint - self._setpoint) / step_s
         self._setpoint = setpoint
-        error = setpoint - position_m
-        self._drift = np.clip(self._drift + error * step_s, -1.5, 1.5)
-        want = POSITION_P * error + POSITION_I * self._drift + POSITION_D * (speed - velocity)
-        want[:, 2] += q.GRAVITY
-        want[:, 2] = np.clip(want[:, 2], *LIFT)
-        limit = MAX_TILT * want[:, 2:]
-        want[:, :2] = np.clip(want[:, :2], -limit, limit)
-        size = np.linalg.norm(want, axis=1)
-        self._thrust = BASE_THRUST * q.MASS_KG * size
-        self._up = want / size[:, None]
+        error = setpoint[:, None] - position_m
+        drift = self._drift
+        drift += error * step_s
+        np.clip(drift, -1.5, 1.5, out=drift)
+        want = POSITION_P * error + POSITION_I * drift + POSITION_D * (speed[:, None] - velocity)
+        want[2] += q.GRAVITY
+        np.clip(want[2], *LIFT, out=want[2])
+        limit = MAX_TILT * want[2]
+        np.clip(want[:2], -limit, limit, out=want[:2])
+        size = np.sqrt(want[0] * want[0] + want[1] * want[1] + want[2] * want[2])
+        self._thrust = BASE_THRUST * q.MASS_KG * size * self.base_share
+        np.divide(want, size, out=self._up)
 
-    def command(self, attitude: Array, rates: Array, step_s: float) -> Array:
-        """Inner loop: (K, 4) commands 0..65535 from attitude (K, 3, 3) and measured rates (K, 3) rad/s."""
+    def command(self, axes: Array, rates: Array, step_s: float) -> Array:
+        """Inner loop: (4, K) commands 0..65535, valid until the next call.
+
+        Args:
+            axes: (3, 3, K) the body's axes in the world, as State holds them.
+            rates: (3, K) measured, rad/s.
+            step_s: time since the last call.
+        """
+        command = self._command
         if not self._on:
-            return np.zeros((len(rates), 4))
-        up = (self._up[:, None, :] @ attitude)[:, 0]  # the wanted thrust direction in body axes
-        wish = np.empty_like(rates)
-        wish[:, 0] = -ATTITUDE_P * up[:, 1]
-        wish[:, 1] = ATTITUDE_P * up[:, 0]
-        wish[:, 2] = -YAW_P * np.arctan2(attitude[:, 1, 0], attitude[:, 0, 0])
-        error = wish - rates
-        self._trim = np.minimum(np.maximum(self._trim + error * step_s, -MAX_TRIM), MAX_TRIM)
-        moment = q.INERTIA * (RATE_P * error + RATE_I * self._trim)
-        moment = np.minimum(np.maximum(moment, -MAX_MOMENT), MAX_MOMENT)
-        wanted = np.concatenate([self._thrust[:, None], moment], axis=1) @ _MIX.T  # (K, 4)
+            command[:] = 0.0
+            return command
+        error, moment, trim, up = self._wish, self._moment, self._trim, self._up
+        # The wanted thrust direction in body axes turns about the other axis: -y about x, x about y.
+        np.multiply(axes[1], up, out=moment)
+        np.add(moment[0], moment[1], out=error[0])
+        error[0] += moment[2]
+        np.multiply(axes[0], up, out=moment)
+        np.add(moment[0], moment[1], out=error[1])
+        error[1] += moment[2]
+        error[0] *= -ATTITUDE_P
+        error[1] *= ATTITUDE_P
+        np.arctan2(axes[0, 1], axes[0, 0], out=error[2])
+        error[2] *= -YAW_P
+        error -= rates
+        np.multiply(error, step_s, out=moment)
+        trim += moment
+        np.maximum(trim, -MAX_TRIM, out=trim)
+        np.minimum(trim, MAX_TRIM, out=trim)
+        np.multiply(trim, RATE_I, out=moment)
+        error *= RATE_P
+        moment += error
+        moment *= _INERTIA
+        moment *= self.gain_share
+        np.maximum(moment, -MAX_MOMENT, out=moment)
+        np.minimum(moment, MAX_MOMENT, out=moment)
+        self._mix(moment, command)
         # Attitude before height, as in the firmware: a rotor at its limit lowers all four instead of losing moment.
-        wanted -= np.maximum(wanted.max(axis=1, keepdims=True) - q.FULL_THRUST_N, 0.0)
-        return q.command_for_thrust(wanted)
+        over = command.max(axis=0)
+        over -= q.FULL_THRUST_N
+        np.maximum(over, 0.0, out=over)
+        command -= over
+        command *= q.FULL_COMMAND / q.FULL_THRUST_N
+        np.maximum(command, 0.0, out=command)
+        np.minimum(command, q.FULL_COMMAND, out=command)
+        return command
+
+    def _mix(self, moment: Array, thrust: Array) -> None:
+        """Thrusts of the rotors that make the wanted total and moments."""
+        moment[:2] *= _LEVER_SHARE
+        moment[2] *= _YAW_SHARE
+        roll, pitch, yaw = moment
+        front, back = thrust[0], thrust[1]
+        np.multiply(self._thrust, 0.25, out=front)
+        np.add(front, pitch, out=back)
+        front -= pitch
+        thrust[3] = front
+        thrust[2] = back
+        front -= roll
+        back -= roll
+        thrust[2] += roll
+        thrust[3] += roll
+        thrust[0] -= yaw
+        thrust[1] += yaw
+        thrust[2] -= yaw
+        thrust[3] += yaw

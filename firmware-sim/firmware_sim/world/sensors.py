@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 ACCELERATION_CUTOFF_HZ = 30.0
-ACCELERATION_NOISE_G = np.array(
-    [0.006, 0.006, 0.009]
-)  # white, after the filter, with what the floor and walls blow back
+# White, after the filter, with what the floor and walls blow back; (3, 1).
+ACCELERATION_NOISE_G = np.array([[0.006], [0.006], [0.009]])
 RATE_NOISE = 0.14  # rad/s, white, with the gyro's share of vibration
 POSITION_NOISE_M = 0.0015
 VELOCITY_NOISE = 0.022  # m/s
@@ -30,35 +29,52 @@ VOLTAGE_STEP_MV = 5.3  # resolution of the logged battery voltage
 
 
 class AccelerationFilter:
-    """Two one-pole low-pass filters in a row, run at the integration rate on (K, 3)."""
+    """Two one-pole low-pass filters in a row, run at the integration rate on (3, K).
+
+    Attributes:
+        value: (3, K) the filtered acceleration, m/s^2.
+    """
 
     def __init__(self, count: int, step_s: float) -> None:
-        self._gain = 1 - np.exp(-2 * np.pi * ACCELERATION_CUTOFF_HZ * step_s)
-        self._first = np.zeros((count, 3))
-        self.value = np.zeros((count, 3))
+        self._step_s = step_s
+        self._first = np.zeros((3, count))
+        self._work = np.zeros((3, count))
+        self.value = np.zeros((3, count))
+        self.tune(np.full(count, ACCELERATION_CUTOFF_HZ))
 
-    def feed(self, acceleration: Array) -> None:
-        """Take one sample, m/s^2, gravity removed; `value` holds the filtered one."""
-        self._first += self._gain * (acceleration - self._first)
-        self.value += self._gain * (self._first - self.value)
+    def tune(self, cutoff_hz: Array) -> None:
+        """Set the cut-off of each pole, (K,) Hz."""
+        self._gain = 1 - np.exp(-2 * np.pi * cutoff_hz * self._step_s)
+
+    def feed(self, force: Array) -> None:
+        """Take one sample of the specific force in world axes, m/s^2; `value` holds it filtered and without gravity."""
+        work = self._work
+        np.subtract(force, self._first, out=work)
+        work[2] -= GRAVITY
+        work *= self._gain
+        self._first += work
+        np.subtract(self._first, self.value, out=work)
+        work *= self._gain
+        self.value += work
 
 
-def vibration_g(imbalance_kgm: Array, rotor: Array, phase: Array, mass_kg: Array) -> Array:
-    """Filtered vibration (K, 3) in g from unbalanced rotors.
+def vibration_g(imbalance_kgm: Array, rotor: Array, phase: Array, mass_kg: Array, cutoff_hz: Array) -> Array:
+    """Filtered vibration (3, K) in g, in body axes, from unbalanced rotors.
 
     Args:
-        imbalance_kgm: (K, 4) missing mass times radius.
-        rotor: (K, 4) rad/s.
-        phase: (K, 4) rotor angle, rad.
+        imbalance_kgm: (4, K) missing mass times radius.
+        rotor: (4, K) rad/s.
+        phase: (4, K) rotor angle, rad.
         mass_kg: (K,).
+        cutoff_hz: (K,) of the accelerometer's filter.
     """
-    corner = 2 * np.pi * ACCELERATION_CUTOFF_HZ
-    size = imbalance_kgm * rotor**2 / (mass_kg[:, None] * GRAVITY)  # g, before the filter
+    corner = 2 * np.pi * cutoff_hz
+    size = imbalance_kgm * rotor**2 / (mass_kg * GRAVITY)  # g, before the filter
     size = size / (1 + (rotor / corner) ** 2)  # two poles: 1/(1 + (w/wc)^2)
-    x = (size * np.cos(phase)).sum(axis=1)
-    y = (size * np.sin(phase)).sum(axis=1)
-    z = VIBRATION_Z_SHARE * (size * np.sin(phase + 0.8)).sum(axis=1)
-    return np.stack([x, y, z], axis=1)
+    x = (size * np.cos(phase)).sum(axis=0)
+    y = (size * np.sin(phase)).sum(axis=0)
+    z = VIBRATION_Z_SHARE * (size * np.sin(phase + 0.8)).sum(axis=0)
+    return np.stack([x, y, z])
 
 
 def battery_mv(volts: Array) -> Array:
