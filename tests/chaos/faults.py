@@ -21,6 +21,8 @@ from processes import wait_for
 
 if TYPE_CHECKING:
     import random
+    from pathlib import Path
+
     from chaos.loads import Load
     from chaos.rig import Rig
 

@@ -7,6 +7,7 @@ judged by `covey sim report`. Both go on where they were after kill -9.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import sys
@@ -43,6 +44,7 @@ class Agents:
 
     def __init__(self, rig: Rig, name: str, seed: int, devices: int = 10, rate_hz: float = 5.0) -> None:
         self.rig, self.name = rig, name
+        self._before = 0  # events written when it was started the last time
         # Beside the devices' folder, which a fault may fill.
         self._journal = rig.folder / f"{name}.journal"
         host, port = rig.far_end("devices-mqtt", rig.mqtt.port)
@@ -60,6 +62,7 @@ class Agents:
         self.process().kill9()
 
     def again(self) -> None:
+        self._before = self.progress()["written"]
         self.process().start()
 
     def progress(self) -> dict[str, int]:
@@ -70,11 +73,7 @@ class Agents:
 
     def finish(self, timeout_s: float) -> None:
         """Write no more, and wait until everything is acknowledged."""
-        process = self.process()
-        process.send(signal.SIGTERM)
-        self.rig.wait(lambda: not process.alive, timeout_s, f"{self.name}: everything acknowledged")
-        if process.wait(1.0) != 0:
-            raise AssertionError(f"{self.name}: not everything was acknowledged\n{process.tail()}")
+        _ended_well(self.rig, self, self._before, timeout_s)
 
     def verdict(self) -> dict[str, Any]:
         """After `finish`: what became of everything."""
@@ -100,15 +99,37 @@ class Agents:
 class Fleet:
     """A simulated fleet, with its truth ledger."""
 
-    def __init__(
-        self, rig: Rig, name: str, seed: int, scenario: str, devices: int, bundle: Path, seconds: float
-    ) -> None:
+    SECONDS = 3_600  # it is ended by `finish`, not by its scenario
+
+    def __init__(self, rig: Rig, name: str, seed: int, scenario: str, bundles: Path) -> None:
+        """Plan nothing yet.
+
+        Args:
+            rig: to connect to.
+            name: of its files.
+            seed: of the fleet.
+            scenario: name or file.
+            bundles: folder for the models, which the first fleet of a scenario fits.
+        """
         self.rig, self.name = rig, name
+        self._before = 0  # events written when it was started the last time
         self._ledger = rig.folder / f"{name}.ledger"
+        self._bundles = bundles / scenario
         host, port = rig.far_end("devices-mqtt", rig.mqtt.port)
-        words = ["sim", "fleet", "--scenario", scenario, "--devices", str(devices), "--seed", str(seed)]
-        words += ["--mqtt", f"{host}:{port}", "--ledger", str(self._ledger), "--seconds", f"{seconds:g}"]
-        words += ["--bundle", str(bundle), "--drain-s", "180", "--json", "--quiet"]
+        words = ["sim", "fleet", "--scenario", scenario, "--seed", str(seed), "--mqtt", f"{host}:{port}"]
+        words += [
+            "--ledger",
+            str(self._ledger),
+            "--seconds",
+            str(self.SECONDS),
+            "--drain-s",
+            "180",
+            "--json",
+            "--quiet",
+        ]
+        for body, option in (("quadrotor", "--bundle"), ("machine", "--machine-bundle")):
+            if (self._bundles / f"{body}.covey").exists():
+                words += [option, str(self._bundles / f"{body}.covey")]
         self._command = [sys.executable, "-m", "covey", *words]
 
     def start(self) -> None:
@@ -121,6 +142,7 @@ class Fleet:
         self.process().kill9()
 
     def again(self) -> None:
+        self._before = self.progress()["written"]
         process = self.process()
         if "--resume" not in process.command:
             process.command.append("--resume")
@@ -128,19 +150,49 @@ class Fleet:
 
     def progress(self) -> dict[str, int]:
         """From the ledger itself, which the fleet writes to meanwhile."""
-        with (
-            suppress(sqlite3.Error),
-            closing(sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db,
-        ):
-            written, settled = db.execute("SELECT count(*), count(acked_s) FROM events").fetchone()
-            return {"written": written, "settled": settled, "backlog": written - settled}
+        where = f"{self._ledger.absolute().as_uri()}?mode=ro"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(where, uri=True, timeout=2.0)) as db:
+            written = int(db.execute("SELECT count(*) FROM events").fetchone()[0])
+            backlog = int(db.execute("SELECT count(*) FROM queue").fetchone()[0])
+            return {"written": written, "settled": written - backlog, "backlog": backlog}
         return {"written": 0, "settled": 0, "backlog": 0}
 
     def finish(self, timeout_s: float) -> None:
-        process = self.process()
-        self.rig.wait(lambda: not process.alive, timeout_s, f"{self.name}: the fleet has flown and everything is safe")
-        if process.wait(1.0) != 0:
-            raise AssertionError(f"{self.name}: not everything was acknowledged\n{process.tail()}")
+        """Land everything, and wait until all of it is acknowledged."""
+        _ended_well(self.rig, self, self._before, timeout_s)
+        self._bundles.mkdir(parents=True, exist_ok=True)
+        for made in self._ledger.parent.glob(f"{self._ledger.name}.*.covey"):
+            shutil.copy(made, self._bundles / made.name.removeprefix(f"{self._ledger.name}."))
 
     def verdict(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """After `finish`: what `covey sim report` says."""
+        found: dict[str, Any] = {}
+
+        def settled() -> bool:
+            words = ("sim", "report", "--ledger", str(self._ledger), "--events", str(self.rig.export()), "--json")
+            report = json.loads(self.rig.ask(*words, exits=(0, 1)))
+            lost, broken = report["lost"]["total"], report["duplicate"] + report["conflicting"] + report["unknown"]
+            found.update({name: report[name] for name in ("written", "stored", "conflicting", "unknown")})
+            found.update(lost=lost, double=report["duplicate"], given_up=0, good=report["clean"] and not lost)
+            found["bad"] = [f"{one['what']}: {one['event']}" for one in report["problems"]]
+            return bool(found["good"] or broken)
+
+        with suppress(AssertionError):  # the verdict says what is missing
+            self.rig.wait(settled, STORE_S, "the store has everything")
+        return found
+
+
+def _ended_well(rig: Rig, load: Load, before: int, timeout_s: float) -> None:
+    """Ask a load to write no more and wait until everything is acknowledged.
+
+    Raises:
+        AssertionError: it was not.
+    """
+    process = load.process()
+    # One that has just been started again does not listen yet.
+    rig.wait(lambda: load.progress()["written"] > before or not process.alive, timeout_s, f"{load.name}: it writes")
+    process.send(signal.SIGTERM)
+    rig.wait(lambda: not process.alive, timeout_s, f"{load.name}: everything acknowledged")
+    code = process.wait(1.0)
+    if code != 0:
+        raise AssertionError(f"{load.name}: everything acknowledged and exit 0 expected, exit {code}\n{process.tail()}")

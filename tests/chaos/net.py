@@ -13,13 +13,13 @@ import re
 import shutil
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processes import Process, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -39,9 +39,9 @@ class Zone:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self._holder = Process(f"zone-{name}", ["unshare", "--net", "sleep", "infinity"], folder / f"zone-{name}.log")
-        ours = os.stat("/proc/self/ns/net").st_ino
+        ours = Path("/proc/self/ns/net").stat().st_ino
         self._holder.start()
-        wait_for(lambda: os.stat(self.path).st_ino != ours, 10.0, f"namespace {name}")
+        wait_for(lambda: Path(self.path).stat().st_ino != ours, 10.0, f"namespace {name}")
         self.run("ip", "link", "set", "lo", "up")
 
     @property

@@ -298,14 +298,18 @@ class Rig:
             self.mend()
             time.sleep(min(0.1, left))
 
-    def ask(self, *words: str) -> bytes:
-        """What one of our commands prints."""
+    def ask(self, *words: str, exits: tuple[int, ...] = (0,)) -> bytes:
+        """What one of our commands prints.
+
+        Raises:
+            RuntimeError: it ended with another code than `exits` has.
+        """
         out = self.folder / "asked.out"
         log = self.folder / "asked.log"
         command = [sys.executable, "-m", "covey", *words]
         with out.open("wb") as file:
             done = subprocess.run(command, stdout=file, stderr=log.open("ab"), timeout=120, check=False)
-        if done.returncode != 0:
+        if done.returncode not in exits:
             raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {log.read_text()[-500:]}")
         return out.read_bytes()
 

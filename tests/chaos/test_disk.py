@@ -47,7 +47,7 @@ print(json.dumps([full, after]))
 def test_a_full_partition_gives_nothing_up_while_memory_has_room(tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("unshare: not installed (util-linux)")
-    mounted = f"mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -c \"$SCRIPT\" {tmp_path}"
+    mounted = f'mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -c "$SCRIPT" {tmp_path}'
     words = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted]
     done = subprocess.run(
         words, capture_output=True, text=True, timeout=60, check=False, env={"SCRIPT": SCRIPT, "PATH": "/usr/bin:/bin"}
