@@ -219,15 +219,17 @@ class Proxy:
         pair = _Pair(asyncio.current_task(), writer, far_writer)
         self._pairs.add(pair)
         self.counters.open += 1
+        both = [
+            self._loop.create_task(self._pass_on(reader, far_writer, "up_bytes")),
+            self._loop.create_task(self._pass_on(far_reader, writer, "down_bytes")),
+        ]
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(reader, far_writer, "up_bytes"))
-                both.create_task(self._pass_on(far_reader, writer, "down_bytes"))
-        except* OSError:  # one side was reset: so is the other
+            await asyncio.gather(*both)
+        except OSError:  # one side was reset: so is the other
             pair.reset()
-        except* asyncio.CancelledError:  # by `reset`
-            pass
         finally:
+            for one in both:
+                one.cancel()
             self._pairs.discard(pair)
             self.counters.open -= 1
             pair.close()

@@ -73,6 +73,8 @@ class Kill(Fault):
             rig.pause_for(rng.uniform(*self.hold_s))
             if name == "devices":
                 load.again()
+                if rng.random() < 0.7:  # else it is killed again while it begins
+                    rig.wait(load.writes, SETTLE_S, "the devices write again")
             else:
                 rig.parts[name].start()
         if code != -signal.SIGKILL or process.pid == pid:
@@ -266,14 +268,13 @@ def _fill(path: Path) -> int:
 def faults() -> list[Fault]:
     """All of them."""
     every = (*PARTS, "devices")
-    slow = Conditions(delay_s=1.5, jitter_s=1.0)
-    out: list[Fault] = [Kill(f"kill-{part}", times=8, parts=(part,)) for part in every]
-    out.append(Kill("kill-any", times=20, parts=every))
+    slow = Conditions(delay_s=0.8, jitter_s=0.5, loss=0.05)  # a satellite's on a bad day
+    out: list[Fault] = [Kill(f"kill-{part}", times=6, parts=(part,)) for part in every]
+    out.append(Kill("kill-any", times=22, parts=every))
     out += [Pause(f"pause-{part}", times=2, parts=(part,)) for part in every]
     out += [Cut(f"cut-{wire}", times=2, wire=wire) for wire in WIRES]
     out += [Thin(f"thin-{wire}", wire=wire) for wire in WIRES]
-    out += [Proxied(f"delay-{wire}", wire=wire, conditions=slow) for wire in WIRES]
-    out += [Proxied(f"loss-{wire}", wire=wire, conditions=Conditions(loss=0.2)) for wire in WIRES]
+    out += [Proxied(f"slow-{wire}", wire=wire, conditions=slow) for wire in WIRES]
     out += [Proxied(f"stall-{wire}", wire=wire, conditions=Conditions(stalled=True)) for wire in WIRES]
     out += [Proxied(f"drop-{wire}", wire=wire, drops=8) for wire in WIRES]
     out += [Full(f"full-{part}", part=part) for part in ("store", "kafka", "mqtt", "devices")]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chaos.rig import Rig
     from processes import Process
 
+WARM_S = 120.0
 STORE_S = 120.0  # for the store to read what Kafka has, at the end
 
 
@@ -34,6 +35,7 @@ class Load(Protocol):
     def kill9(self) -> None: ...
     def again(self) -> None: ...
     def process(self) -> Process: ...
+    def writes(self) -> bool: ...
     def progress(self) -> dict[str, int]: ...
     def finish(self, timeout_s: float) -> None: ...
     def verdict(self) -> dict[str, Any]: ...
@@ -65,6 +67,10 @@ class Agents:
         self._before = self.progress()["written"]
         self.process().start()
 
+    def writes(self) -> bool:
+        """Whether it has written since it was started the last time."""
+        return self.progress()["written"] > self._before
+
     def progress(self) -> dict[str, int]:
         """written, settled, backlog; what the devices last said of themselves."""
         with suppress(OSError, ValueError):
@@ -73,7 +79,7 @@ class Agents:
 
     def finish(self, timeout_s: float) -> None:
         """Write no more, and wait until everything is acknowledged."""
-        _ended_well(self.rig, self, self._before, timeout_s)
+        _ended_well(self.rig, self, timeout_s)
 
     def verdict(self) -> dict[str, Any]:
         """After `finish`: what became of everything."""
@@ -101,7 +107,7 @@ class Fleet:
 
     SECONDS = 3_600  # it is ended by `finish`, not by its scenario
 
-    def __init__(self, rig: Rig, name: str, seed: int, scenario: str, bundles: Path) -> None:
+    def __init__(self, rig: Rig, name: str, seed: int, scenario: str, bundles: Path, devices: int = 100) -> None:
         """Plan nothing yet.
 
         Args:
@@ -110,6 +116,7 @@ class Fleet:
             seed: of the fleet.
             scenario: name or file.
             bundles: folder for the models, which the first fleet of a scenario fits.
+            devices: how many.
         """
         self.rig, self.name = rig, name
         self._before = 0  # events written when it was started the last time
@@ -148,6 +155,10 @@ class Fleet:
             process.command.append("--resume")
         process.start()
 
+    def writes(self) -> bool:
+        """Whether it has written since it was started the last time."""
+        return self.progress()["written"] > self._before
+
     def progress(self) -> dict[str, int]:
         """From the ledger itself, which the fleet writes to meanwhile."""
         where = f"{self._ledger.absolute().as_uri()}?mode=ro"
@@ -159,7 +170,7 @@ class Fleet:
 
     def finish(self, timeout_s: float) -> None:
         """Land everything, and wait until all of it is acknowledged."""
-        _ended_well(self.rig, self, self._before, timeout_s)
+        _ended_well(self.rig, self, timeout_s)
         self._bundles.mkdir(parents=True, exist_ok=True)
         for made in self._ledger.parent.glob(f"{self._ledger.name}.*.covey"):
             shutil.copy(made, self._bundles / made.name.removeprefix(f"{self._ledger.name}."))
@@ -182,7 +193,23 @@ class Fleet:
         return found
 
 
-def _ended_well(rig: Rig, load: Load, before: int, timeout_s: float) -> None:
+def warm(rig: Rig, load: Load, events: int = 30) -> None:
+    """Start a load and wait until some of its events have made the whole way.
+
+    Raises:
+        AssertionError: they have not, or it ended.
+    """
+    load.start()
+
+    def passing() -> bool:
+        if not load.process().alive:
+            raise AssertionError(f"{load.name}: ended at once\n{load.process().tail()}")
+        return load.progress()["settled"] >= events
+
+    rig.wait(passing, WARM_S, f"{load.name}: events pass")
+
+
+def _ended_well(rig: Rig, load: Load, timeout_s: float) -> None:
     """Ask a load to write no more and wait until everything is acknowledged.
 
     Raises:
@@ -190,7 +217,7 @@ def _ended_well(rig: Rig, load: Load, before: int, timeout_s: float) -> None:
     """
     process = load.process()
     # One that has just been started again does not listen yet.
-    rig.wait(lambda: load.progress()["written"] > before or not process.alive, timeout_s, f"{load.name}: it writes")
+    rig.wait(lambda: load.writes() or not process.alive, timeout_s, f"{load.name}: it writes")
     process.send(signal.SIGTERM)
     rig.wait(lambda: not process.alive, timeout_s, f"{load.name}: everything acknowledged")
     code = process.wait(1.0)

@@ -257,7 +257,8 @@ class Rig:
         """Start a process beside the devices, under the rig's care until `forget`."""
         if self.net is not None:
             command = [*self.net.zones["devices"].prefix, *command]
-        process = Process(name, command, self.folder / f"{name}.log", env={**os.environ, "OMP_NUM_THREADS": "1"})
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        process = Process(name, command, self.folder / f"{name}.log", env=env)
         self.children[name] = process
         self._stack.callback(process.kill9)
         return process.start()

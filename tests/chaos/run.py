@@ -27,7 +27,7 @@ import pytest
 
 from chaos import net
 from chaos.faults import Fault, faults
-from chaos.loads import Agents, Fleet
+from chaos.loads import Agents, Fleet, warm
 from chaos.rig import Rig, clock_missing
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 AGENTS = "agents"
 LOADS = (AGENTS, "smoke")
-WARM_S = 120.0
 DRAIN_S = 300.0
 SMALL_MB = {"store": 96, "kafka": 400, "mqtt": 16, "devices": 64}
 COUNTS = ("written", "stored", "lost", "double", "conflicting", "unknown", "given_up")
@@ -87,8 +86,7 @@ def combine(rig: Rig, load_name: str, fault: Fault, seed: int, name: str, bundle
     load: Load
     load = Agents(rig, name, seed) if load_name == AGENTS else Fleet(rig, name, seed, load_name, bundles)
     try:
-        load.start()
-        rig.wait(lambda: load.progress()["settled"] >= 30, WARM_S, f"{name}: events pass")
+        warm(rig, load)
         for _ in range(fault.times):
             row.bites.append(fault.inflict(rig, load, rng))
             rig.pause_for(rng.uniform(0.2, 2.0))
