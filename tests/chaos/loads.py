@@ -125,6 +125,8 @@ class Fleet:
         host, port = rig.far_end("devices-mqtt", rig.mqtt.port)
         words = ["sim", "fleet", "--scenario", scenario, "--seed", str(seed), "--mqtt", f"{host}:{port}"]
         words += [
+            "--devices",
+            str(devices),
             "--ledger",
             str(self._ledger),
             "--seconds",
