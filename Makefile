@@ -1,10 +1,11 @@
-# make demo | test | check | lock        ARGS="..." goes to the command: make test ARGS="tests/edge -x"
+# make demo | test | chaos | check | lock        ARGS="..." goes to the command: make test ARGS="tests/edge -x"
 .POSIX:
-.PHONY: help demo test check lock
+.PHONY: help demo test chaos check lock
 
 help:
 	@echo 'make demo    the whole loop on this machine       ARGS="--json"'
 	@echo 'make test    the tests, with real servers         ARGS="tests/edge"'
+	@echo 'make chaos   loads x faults, half an hour          ARGS="--faults kill-*"'
 	@echo 'make check   ruff, mypy, import rules'
 	@echo 'make lock    write constraints.txt anew'
 
@@ -17,13 +18,19 @@ test:
 	@scripts/servers
 	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+# As root it also cuts wires between namespaces and fills small file systems of its own; docs/chaos.md.
+chaos:
+	@scripts/setup dev
+	@scripts/servers
+	@PYTHONPATH=tests .venv/bin/python -m chaos.run $(ARGS)
+
 check:
 	@scripts/setup dev
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/mypy --python-version 3.10 covey/ edge/
-	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py
+	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py tests/chaos/run.py tests/chaos/devices.py
 	@.venv/bin/lint-imports --no-logo
 
 # One file for every Python from 3.11 on: what differs carries a marker. uv looks past a library's upper bound on

@@ -139,7 +139,9 @@ class Outbox:
                 self._write()
             except sqlite3.OperationalError as error:
                 self.trouble = f"{self.path}: {error}"
-                if "full" not in str(error) or not self._drop(sum(len(row.body) for row in self._waiting)):
+                need_bytes = sum(len(row.body) for row in self._waiting)
+                # Where the quota has room, the partition has none: giving rows up would not help, and it may pass.
+                if "full" not in str(error) or self._has_room(need_bytes) or not self._drop(need_bytes):
                     self._waiting_since = time.monotonic()  # try again later, not at once
                     self._drop_waiting(len(self._waiting) - _MAX_WAITING)
                     return False
@@ -268,6 +270,13 @@ class Outbox:
 
     def _note_dropped(self, ranges: Iterable[tuple[int, int]]) -> None:
         self._db.executemany("INSERT OR REPLACE INTO dropped (seq, last) VALUES (?, ?)", ranges)
+
+    def _has_room(self, need_bytes: int) -> bool:
+        """Whether the quota surely takes so many bytes more; pages hold rows at least half full."""
+        (pages,) = self._db.execute("PRAGMA page_count").fetchone()
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        room = self._max_pages - pages + free
+        return bool(room * _PAGE_BYTES > 2 * need_bytes + _LEAST_PAGES * _PAGE_BYTES)
 
     def _drop(self, need_bytes: int) -> bool:
         """Give up at least `need_bytes` of the oldest rows of the lowest priority there is; False when nothing went."""
