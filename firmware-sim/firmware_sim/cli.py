@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from covey.errors import UsageError
-from firmware_sim import fleet_cli, machine_cli, report_cli, scenario_cli
+from firmware_sim import fleet_cli, machine_cli, mavlink_cli, realism_cli, report_cli, scenario_cli
 
 app = typer.Typer(no_args_is_help=True, help="Simulated vehicles with known faults.")
 
@@ -37,7 +37,7 @@ MissionOption = Annotated[
 ]
 
 
-for part in (fleet_cli, report_cli, scenario_cli, machine_cli):
+for part in (fleet_cli, report_cli, scenario_cli, machine_cli, mavlink_cli, realism_cli):
     part.register(app)
 
 

@@ -40,7 +40,7 @@ def mavlink(
         raise UsageError(f"--to: HOST:PORT expected, {to!r} came")
     faults = tuple(parse_fault(words, onset_s) for words in fault or ())
     try:
-        from firmware_sim.mavlink import MavlinkConfig, run
+        from firmware_sim.mavlink.radio import MavlinkConfig, run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "pymavlink":
             raise

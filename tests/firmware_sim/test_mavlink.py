@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from covey.errors import UsageError
 from firmware_sim import mavlink_cli
-from firmware_sim.mavlink import Flock, MavlinkConfig, run
-from firmware_sim.mavlink_firmware import MOST_VEHICLES, PARAMETERS
-from firmware_sim.mavlink_messages import ESC_INFO, ESC_STATUS, TELEMETRY
-from firmware_sim.mavlink_sight import Shaking, attitude_of, quaternion_of
+from firmware_sim.mavlink.firmware import MOST_VEHICLES, PARAMETERS
+from firmware_sim.mavlink.messages import ESC_INFO, ESC_STATUS, TELEMETRY
+from firmware_sim.mavlink.radio import Flock, MavlinkConfig, run
+from firmware_sim.mavlink.sight import Shaking, attitude_of, quaternion_of
 from firmware_sim.world.faults import PropellerCut
 
 SECONDS = 12.0

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pymavlink.dialects.v20 import ardupilotmega as dialect
 
 from covey.errors import UsageError
-from firmware_sim.mavlink_messages import LOW_V, TELEMETRY
+from firmware_sim.mavlink.messages import LOW_V, TELEMETRY
 from firmware_sim.world.quadrotor import CAPACITY_C, MASS_KG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from firmware_sim.mavlink_sight import Sight
+    from firmware_sim.mavlink.sight import Sight
 
 COMPONENT = 1  # MAV_COMP_ID_AUTOPILOT1
 MOST_VEHICLES = 250  # system ids 251 to 255 are left to ground stations

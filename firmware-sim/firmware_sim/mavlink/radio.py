@@ -1,7 +1,7 @@
 """Simulated flight controllers on a network: flies all vehicles in step with real time and speaks MAVLink 2 over UDP.
 
 One socket, one datagram a vehicle and row, system id n for vehicle n; who listens needs no configuration, as ground stations
-wait at 14550. The protocol is mavlink_firmware.py's, the messages are mavlink_messages.py's. Waits are bounded; a listener
+wait at 14550. The protocol is mavlink/firmware.py's, the messages are mavlink/messages.py's. Waits are bounded; a listener
 that is not there costs its datagrams only.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from pymavlink.dialects.v20 import ardupilotmega as dialect
 
 from covey.errors import LinkError, UsageError
-from firmware_sim.mavlink_firmware import MOST_VEHICLES, ROW_HZ, Firmware
-from firmware_sim.mavlink_sight import Shaking, Sight, see
+from firmware_sim.mavlink.firmware import MOST_VEHICLES, ROW_HZ, Firmware
+from firmware_sim.mavlink.sight import Shaking, Sight, see
 from firmware_sim.world.air import Air
 from firmware_sim.world.instruments import HOME
 from firmware_sim.world.pilot import SHUTTLE, Mission

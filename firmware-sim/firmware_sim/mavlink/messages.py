@@ -1,6 +1,6 @@
 """What a simulated flight controller says in MAVLink 2: one pure function a message, from what it has measured.
 
-Frames are those of mavlink_sight.py. Units, sentinels and fields follow common.xml and, for
+Frames are those of mavlink/sight.py. Units, sentinels and fields follow common.xml and, for
 ESC_TELEMETRY_1_TO_4, ardupilotmega.xml. What the vehicle has no sensor for is said to be unknown (magnetometer,
 thermometer, air speed), never invented. No socket, no clock, no schedule: those are mavlink.py's.
 
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pymavlink.dialects.v20 import ardupilotmega as dialect
 
-from firmware_sim.mavlink_sight import ROTORS
+from firmware_sim.mavlink.sight import ROTORS
 from firmware_sim.world.atmosphere import altitude_m, degrees_per_metre
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from firmware_sim.mavlink_sight import Sight
+    from firmware_sim.mavlink.sight import Sight
 
 ESC_INFO, ESC_STATUS = 290, 291  # message ids, common.xml
 ESC_INFO_EXTRA, ESC_STATUS_EXTRA = 251, 10  # CRC_EXTRA of their definitions

@@ -1,0 +1,1 @@
+"""Vehicles as flight controllers: MAVLink 2 over UDP, for an agent, pymavlink or a ground station that listens."""
