@@ -263,7 +263,6 @@ class Proxy:
             taking.cancel()
 
     async def _take(self, reader: asyncio.StreamReader, held: _Held) -> None:
-        last_s = 0.0
         try:
             while True:
                 data = await reader.read(SEGMENT_BYTES)
@@ -276,8 +275,7 @@ class Proxy:
                     self.counters.lost += 1
                 if wait_s:
                     self.counters.delayed += 1
-                last_s = max(last_s, time.monotonic() + wait_s)  # never before the one in front
-                await held.add(last_s, data)
+                await held.add(time.monotonic() + wait_s, data)
         finally:
             held.end()
 

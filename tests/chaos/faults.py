@@ -12,10 +12,11 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from chaos.rig import PARTS, WIRES
+from chaos.rig import PARTS, READY_S, WIRES
 from firmware_sim.chaos import CALM, Conditions
 from processes import wait_for
 
@@ -80,6 +81,37 @@ class Kill(Fault):
         if code != -signal.SIGKILL or process.pid == pid:
             raise DidNotBiteError(f"{name}: ended with {code}, pid {pid} -> {process.pid}")
         return f"{name} {pid}->{process.pid}"
+
+
+@dataclass(frozen=True)
+class Blackout(Fault):
+    """Kafka goes; while events pile up before it, gateway and mosquitto go as well; then all come back, in any order.
+
+    What was acknowledged before Kafka had it is nowhere then: with one part down at a time, another still holds it.
+    """
+
+    hold_s: tuple[float, float] = (1.0, 3.0)
+
+    def inflict(self, rig: Rig, load: Load, rng: random.Random) -> str:
+        names = ["gateway", "mqtt"]
+        rng.shuffle(names)
+        names.insert(0, "kafka")
+        before = load.progress()["written"]
+        with ExitStack() as down:
+            for name in names:
+                process = rig.parts[name].process
+                down.enter_context(rig.hurt(name))
+                process.kill9()
+                rig.kills += 1
+                if name == "kafka":  # long enough for events to reach a gateway that cannot pass them on
+                    rig.wait(lambda: load.progress()["written"] >= before + 20, SETTLE_S, "events are written")
+                    rig.pause_for(rng.uniform(*self.hold_s))
+            rng.shuffle(names)
+            for name in names:
+                rig.parts[name].process.start()  # one that needs another waits for it
+        for name in names:
+            rig.wait(rig.parts[name].ready, READY_S, f"{name} is back")
+        return f"down together, back in the order {', '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -271,6 +303,7 @@ def faults() -> list[Fault]:
     slow = Conditions(delay_s=0.8, jitter_s=0.5, loss=0.05)  # a satellite's on a bad day
     out: list[Fault] = [Kill(f"kill-{part}", times=6, parts=(part,)) for part in every]
     out.append(Kill("kill-any", times=22, parts=every))
+    out.append(Blackout("blackout", times=4))
     out += [Pause(f"pause-{part}", times=2, parts=(part,)) for part in every]
     out += [Cut(f"cut-{wire}", times=2, wire=wire) for wire in WIRES]
     out += [Thin(f"thin-{wire}", wire=wire) for wire in WIRES]
