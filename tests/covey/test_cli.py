@@ -90,7 +90,10 @@ def test_the_commands_of_the_design_exist():
         *(f"cloud {c}" for c in ("run", "serve", "watch", "devices", "alarms", "why", "export", "releases add")),
         *(f"federated {c}" for c in ("train", "show")),
         *(f"model {c}" for c in ("fit", "score", "show", "check", "bench")),
-        "sim vehicle",
+        *(
+            f"sim {c}"
+            for c in ("fleet", "report", "scenarios", "vehicle", "flights", "machine", "faults", "mavlink", "realism")
+        ),
     )
     for line in promised:
         assert tuple(line.split()) in ALL, line
