@@ -1,7 +1,7 @@
 """A schedule of disturbances of a connection: when it is slow, thin, lossy, silent or cut. Seeded and pure.
 
 The same arguments give the same schedule, and what holds at a moment is a function of the schedule and the time, so a run
-can be repeated and a report can say what was wrong when. Nothing here opens a socket: firmware_sim.proxy applies it.
+can be repeated and a report can say what was wrong when. Nothing here opens a socket: firmware_sim.net.proxy applies it.
 Times are seconds since the start of the run; nothing is said about what a disturbance does to the software behind it.
 """
 

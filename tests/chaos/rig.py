@@ -1,6 +1,6 @@
 """The whole stack for chaos: mosquitto, Apache Kafka, gateway and store, each a process that can be hurt and comes back.
 
-Wires say how the parts reach each other: `direct` (loopback), `proxy` (loopback through firmware_sim.proxy), or `netns` (each part
+Wires say how the parts reach each other: `direct` (loopback), `proxy` (loopback through firmware_sim.net.proxy), or `netns` (each part
 in a network namespace of its own, joined by wires that can be cut). What ends by itself is started again, as a service
 manager would, and counted. Data stays in one folder. The rig hurts nothing by itself: that is chaos.faults.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from chaos.net import Net
-from firmware_sim.proxy import Proxy
+from firmware_sim.net.proxy import Proxy
 from processes import Process, free_port, wait_for
 from servers import Kafka, Mosquitto, Server
 

@@ -13,7 +13,7 @@ import pytest
 
 from covey.errors import LinkError
 from firmware_sim.chaos import CALM, Conditions, Disturbance
-from firmware_sim.proxy import HELD_BYTES, Proxy
+from firmware_sim.net.proxy import HELD_BYTES, Proxy
 from processes import free_port, wait_for
 
 if TYPE_CHECKING:
