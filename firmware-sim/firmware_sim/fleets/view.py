@@ -84,7 +84,7 @@ def live(every_s: float) -> Iterator[Shown]:
     with Live(console=console, auto_refresh=False, transient=True) as display:
 
         def told(what: str, done: int, total: int) -> None:
-            display.update(Group(Text(f"{what}  {done}/{total}"), ProgressBar(max(1, total), done)), refresh=True)
+            display.update(_bar(f"{what}  {done}/{total}", done / max(1, total)), refresh=True)
 
         def show(progress: Progress) -> None:
             nonlocal shown_s
@@ -95,6 +95,14 @@ def live(every_s: float) -> Iterator[Shown]:
             display.update(_table(progress, rates.of(progress, now_s)), refresh=True)
 
         yield told, show
+
+
+def _bar(title: str, share: float) -> Table:
+    # In a grid, since a bar by itself ends no line.
+    grid = Table.grid()
+    grid.add_row(Text(title))
+    grid.add_row(ProgressBar(1.0, share, width=60))
+    return grid
 
 
 def _table(progress: Progress, rates: tuple[float, float, float]) -> Group:
@@ -115,4 +123,4 @@ def _table(progress: Progress, rates: tuple[float, float, float]) -> Group:
         if progress.draining
         else f"{progress.t_s:.0f} of {progress.duration_s:.0f} s"
     )
-    return Group(Text(title), ProgressBar(1.0, share), table)
+    return Group(_bar(title, share), table)
