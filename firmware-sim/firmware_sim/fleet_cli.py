@@ -15,6 +15,7 @@ import typer
 from covey.errors import UsageError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
     from firmware_sim.fleets.progress import Progress
@@ -48,6 +49,9 @@ def fleet(
     ] = 1,
     user: Annotated[str, typer.Option(help="MQTT user; {device} in it becomes the device's name.")] = "",
     password_file: Annotated[Path | None, typer.Option(help="File with the MQTT password.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="PEM file of the broker's authority: TLS.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="PEM client certificate, shown by every device.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the ledger of a simulation that was killed.")
     ] = False,
@@ -73,6 +77,7 @@ def fleet(
         options=FleetOptions(drain_s=drain_s),
         user=user,
         password=_password(password_file),
+        tls=_tls(ca, cert, key),
     )
     stop = install_stop()
     begun_s = time.monotonic()
@@ -111,6 +116,24 @@ def _password(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
         raise UsageError(f"--password-file {path}: {error.strerror or error}") from error
+
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if ca is None and (cert is not None or key is not None):
+        raise UsageError("--cert, --key: --ca expected beside them")
+    if (cert is None) != (key is None):
+        raise UsageError("--cert, --key: both or neither expected")
+    if ca is None:
+        return None
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=str(ca))
+        if cert is not None:
+            context.load_cert_chain(str(cert), str(key))
+    except OSError as error:  # a missing file, or ssl.SSLError
+        raise UsageError(f"--ca {ca}, --cert {cert or 'none'}: {error}") from error
+    return context
 
 
 def _result(progress: Progress, seconds: float) -> dict[str, Any]:

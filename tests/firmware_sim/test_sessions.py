@@ -1,8 +1,6 @@
 """Thousands of sessions against real brokers, and against a raw server that does what brokers do not."""
 
 import collections
-import datetime as dt
-import ipaddress
 import itertools
 import queue
 import shutil
@@ -14,21 +12,18 @@ import sys
 import time
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from certificates import certificate
 from covey.errors import LinkError, UsageError
 from firmware_sim.net import mqtt5
 from firmware_sim.net.ghosts import allow_open_files
 from firmware_sim.net.links import PROFILES, LinkProfile
 from firmware_sim.net.sessions import Client, Sessions
 from raw_broker import RawBroker, connack, packets_of, suback
-from servers import Mosquitto, free_port, unique, wait_for
+from servers import Mosquitto, absent, free_port, unique, wait_for
 
 ETHERNET = PROFILES["ethernet"]
 
@@ -594,7 +589,7 @@ def test_two_devices_of_one_name_fight_with_backoff(mosquitto):
 def test_user_and_password_are_each_devices_own(tmp_path, mosquitto_factory):
     tool = shutil.which("mosquitto_passwd")
     if tool is None:
-        pytest.skip("mosquitto_passwd is not installed")
+        absent("mosquitto", "mosquitto_passwd is not installed")
     fleet = [client("d-1", user="user-{device}", password="one"), client("d-2", user="user-{device}", password="wrong")]
     passwords = tmp_path / "passwords"
     passwords.touch(mode=0o644)
@@ -605,24 +600,6 @@ def test_user_and_password_are_each_devices_own(tmp_path, mosquitto_factory):
         until(sessions, lambda _: sessions.counters.connected == 1 and sessions.counters.failed >= 2)
         assert sessions.connected(0)
         assert set(sessions.counters.reasons) == {"refused: not authorized (0x87)"}
-
-
-def certificate(folder):
-    """A certificate of 127.0.0.1 that signs itself, and its key; PEM files."""
-    now = dt.datetime.now(dt.timezone.utc)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(hours=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
-    cert_file, key_file = folder / "server.pem", folder / "server.key"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    key_file.chmod(0o644)
-    return cert_file, key_file
 
 
 def test_tls_with_and_without_a_link_and_not_to_a_stranger(tmp_path):

@@ -8,9 +8,11 @@ from hashlib import sha256
 
 import pytest
 
+from certificates import certificate
 from covey import topics, wire
 from edge_cloud import Cloud
 from processes import Process, free_port, unique, wait_for
+from servers import Mosquitto
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
 
@@ -152,10 +154,34 @@ def test_storms_and_reboots_lose_nothing_and_resend_what_was_not_acknowledged(mo
             assert seqs == list(range(1, len(seqs) + 1))
 
 
+def test_a_fleet_trusts_the_authority_it_is_given_and_no_other(mosquitto_factory, bundle, tmp_path):
+    cert, key = certificate(tmp_path)
+    plain, secure = free_port(), free_port()
+    broker = mosquitto_factory(
+        f"listener {plain} 127.0.0.1\nlistener {secure} 127.0.0.1\ncertfile {cert}\nkeyfile {key}\n"
+        + Mosquitto.DEFAULT,
+        port=plain,
+    )
+    prefix, words = order(tmp_path, bundle, secure, devices=1, seconds=3)
+    with Cloud(broker.port) as cloud:
+        covey(tmp_path, "trusting", *words, "--ca", str(cert))
+        written, waiting = ledger(tmp_path)
+        assert (set(arrived(cloud, prefix)), waiting) == (set(written), 0)
+    (tmp_path / "l.ledger").unlink()
+    other = tmp_path / "other"
+    other.mkdir()
+    stranger, _ = certificate(other)
+    said = covey(tmp_path, "doubting", *words[:-1], "1", "--ca", str(stranger), code=1)
+    assert "no device could connect: tls: certificate verify failed" in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
         (["--mqtt", "nowhere"], 2, "--mqtt: host:port expected, 'nowhere' came"),
+        (["--ca", "missing.pem"], 2, "--ca missing.pem, --cert none: "),
+        (["--cert", "c.pem"], 2, "--cert, --key: --ca expected beside them"),
+        (["--mqtt", "h:1", "--stack", "."], 2, "--mqtt, --stack: one of the two expected, both came"),
         (["--scenario", "no-such-one"], 2, "scenario no-such-one: no such file, and the library has only"),
         (["--ledger", "/"], 2, "/: a new ledger expected, the file is there already"),
         (["--ledger", "no/such/folder/l"], 2, "no/such/folder/l: a ledger in an existing folder expected"),

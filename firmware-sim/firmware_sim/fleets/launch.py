@@ -32,6 +32,7 @@ from firmware_sim.scene.scenario import Scenario  # noqa: TC001  # msgspec reads
 from firmware_sim.truth.ledger import Ledger
 
 if TYPE_CHECKING:
+    import ssl
     import threading
     from collections.abc import Callable, Sequence
 
@@ -60,6 +61,7 @@ class Order:
         options: drain and resending.
         user: MQTT user name; `{device}` in it becomes the device's.
         password: MQTT password.
+        tls: how the broker is trusted; None: plain TCP.
     """
 
     scenario: Scenario
@@ -73,6 +75,7 @@ class Order:
     options: FleetOptions
     user: str = ""
     password: str | None = None
+    tls: ssl.SSLContext | None = None
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -235,7 +238,12 @@ def _run(
     host, port = order.mqtt
     scenario = plan.scenario
     with Sessions(
-        host, port, clients, keepalive_s=scenario.keepalive_s, connect_per_s=scenario.connect_per_s
+        host,
+        port,
+        clients,
+        keepalive_s=scenario.keepalive_s,
+        connect_per_s=scenario.connect_per_s,
+        tls=order.tls,
     ) as sessions:
         fleet = Fleet(plan, recordings, agents, ledger, sessions, begin_s, order.options, random.Random(order.seed))  # noqa: S311  # jitter
         clean = fleet.run(stop, show)
