@@ -66,10 +66,11 @@ class Together:
             who = device[turn]
             begins = self._flight[who] != flight[turn]
             self._flight[who] = flight[turn]
+            # A flight begins with its first window: raw + alpha x 0.
             before = np.where(begins, raw[turn], self._score[who])
-            score[turn] = self._score[who] = np.where(begins, before, before + self._alpha * (raw[turn] - before))
+            score[turn] = self._score[who] = before + self._alpha * (raw[turn] - before)
             old = np.where(begins[:, None], error[turn], self._error[who])
-            smooth[turn] = self._error[who] = np.where(begins[:, None], old, old + self._alpha * (error[turn] - old))
+            smooth[turn] = self._error[who] = old + self._alpha * (error[turn] - old)
         return Scored(raw, score, z, smooth)
 
 
