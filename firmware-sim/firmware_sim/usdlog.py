@@ -32,10 +32,10 @@ class Logged(Protocol):
     def channels(self) -> tuple[str, ...]: ...  # noqa: D102  # as above
 
     @property
-    def rate_hz(self) -> float: ...  # noqa: D102
+    def rate_hz(self) -> float: ...  # noqa: D102  # as above
 
     @property
-    def samples(self) -> NDArray[np.float64]: ...  # noqa: D102
+    def samples(self) -> NDArray[np.float64]: ...  # noqa: D102  # as above
 
 
 def encode(flight: Logged) -> bytes:
