@@ -2,7 +2,7 @@
 
 Frames are those of mavlink/sight.py. Units, sentinels and fields follow common.xml and, for
 ESC_TELEMETRY_1_TO_4, ardupilotmega.xml. What the vehicle has no sensor for is said to be unknown (magnetometer,
-thermometer, air speed), never invented. No socket, no clock, no schedule: those are mavlink.py's.
+thermometer, air speed), never invented. No socket, no clock, no schedule: those are radio.py's.
 
 ESC_INFO and ESC_STATUS are in common.xml but not in pymavlink's dialects (2.4.50), so that their frames are built here from
 the published layout; who listens with pymavlink reads the same rotors in ESC_TELEMETRY_1_TO_4.
