@@ -33,6 +33,9 @@ def run(
     ack_after: Annotated[
         str | None, typer.Option("--ack-after", help="Events are safe when `kafka` has them, or the `store`.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Split the shards among so many processes.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="One running process per name.")] = None,
     health_port: Annotated[int | None, typer.Option("--health-port", help="HTTP port of /healthz; 0: off.")] = None,
     log_level: Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")] = None,
@@ -40,6 +43,9 @@ def run(
     die_with_parent: Annotated[
         bool, typer.Option("--die-with-parent", help="End when the process that started this one ends.")
     ] = False,
+    process: Annotated[
+        int | None, typer.Option("--process", hidden=True, help="Number of this process among several: names its log.")
+    ] = None,
 ) -> None:
     """Bridge until SIGINT or SIGTERM; outages of either broker are waited out."""
     from covey import runtime
@@ -47,10 +53,20 @@ def run(
     if die_with_parent:
         runtime.die_with_parent()
     options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "kafka_kind": kafka_kind, "ack_after": ack_after}
-    options |= {"name": name, "health_port": health_port, "log_level": log_level, "log_json": log_json}
+    options |= {"processes": processes, "name": name, "health_port": health_port, "log_level": log_level}
+    options["log_json"] = log_json
     settings = load(GatewayConfig, "gateway", config, options)
     stop = runtime.install_stop()
     runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    if settings.processes > 1:
+        from gateway.pool import run as pool
+
+        pool(settings, stop)
+        return
+    if process is not None:
+        from gateway.pool import name_log_lines
+
+        name_log_lines(process)
     from gateway.bridge import run as bridge
 
     bridge(settings, stop)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gateway import exposition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # name -> (label or "", help); the order in which they are shown. A name ending in `_s` is in seconds.
 COUNTERS: dict[str, tuple[str, str]] = {
@@ -36,18 +36,19 @@ COUNTERS: dict[str, tuple[str, str]] = {
     "connection_losses": ("", "MQTT connections that ended without our asking"),
     "kafka_starts": ("", "times the Kafka side was set up"),
 }
-GAUGES = {
-    "pending": "messages received and not confirmed by Kafka",
-    "in_flight": "MQTT messages received and not yet acknowledged to the broker",
-    "kafka_queue": "records waiting in the Kafka client, sent or not",
-    "held_back": "1 while reading from MQTT is stopped because Kafka takes no more",
-    "oldest_s": "age of the oldest message that Kafka has not confirmed",
-    "ack_book_devices": "devices that an ack message is due to",
-    "mqtt_connected": "1 when subscribed at the MQTT broker",
-    "kafka_connected": "1 when a Kafka broker is connected",
-    "generation": "number of the present MQTT connection since the start",
-    "desired_known": "devices with a desired state in memory",
-    "start_time_s": "when the process began, since the epoch",
+# name -> (how those of several processes become one, help)
+GAUGES: dict[str, tuple[Literal["sum", "min", "max"], str]] = {
+    "pending": ("sum", "messages received and not confirmed by Kafka"),
+    "in_flight": ("sum", "MQTT messages received and not yet acknowledged to the broker"),
+    "kafka_queue": ("sum", "records waiting in the Kafka client, sent or not"),
+    "held_back": ("max", "1 while reading from MQTT is stopped because Kafka takes no more"),
+    "oldest_s": ("max", "age of the oldest message that Kafka has not confirmed"),
+    "ack_book_devices": ("sum", "devices that an ack message is due to"),
+    "mqtt_connected": ("min", "1 when subscribed at the MQTT broker"),
+    "kafka_connected": ("min", "1 when a Kafka broker is connected"),
+    "generation": ("max", "number of the present MQTT connection since the start"),
+    "desired_known": ("sum", "devices with a desired state in memory"),
+    "start_time_s": ("min", "when the process began, since the epoch"),
 }
 # name -> (upper bounds, help); fixed, so that processes and restarts can be added up
 HISTOGRAMS: dict[str, tuple[tuple[float, ...], str]] = {
@@ -166,7 +167,7 @@ class Counts:
             else:
                 rows = [exposition.Sample("_total", (), counts.get((name, ""), 0))]
             families.append(exposition.Family(metric(name), "counter", about, rows))
-        for name, about in GAUGES.items():
+        for name, (_how, about) in GAUGES.items():
             rows = [exposition.Sample("", (), self.gauges[name])]
             families.append(exposition.Family(metric(name), "gauge", about, rows))
         for name, (_bounds, about) in HISTOGRAMS.items():
@@ -174,6 +175,32 @@ class Counts:
             rows = exposition.histogram_samples(seen.bounds, seen.counts, seen.total)
             families.append(exposition.Family(metric(name), "histogram", about, rows))
         return exposition.text(families)
+
+
+def together(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Snapshots of several processes as one: counters and histograms added up, gauges as GAUGES says.
+
+    Args:
+        snapshots: what `Counts.snapshot` made, also as read back from JSON; other keys are left out.
+    """
+    shown: dict[str, object] = {}
+    for name, (label, _help) in COUNTERS.items():
+        parts = [s[name] for s in snapshots]
+        shown[name] = _added(parts) if label else sum(parts)
+    combine: dict[str, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
+    for name, (how, _help) in GAUGES.items():
+        values = [s[name] for s in snapshots]
+        shown[name] = combine[how](values) if values else 0
+    for name, (bounds, _help) in HISTOGRAMS.items():
+        counts = _added([s[name]["buckets"] for s in snapshots])
+        names = [f"{bound:g}" for bound in bounds] + ["+Inf"]
+        total = float(sum(s[name]["sum"] for s in snapshots))
+        shown[name] = Histogram(bounds, tuple(counts.get(le, 0) for le in names), total).plain()
+    return shown
+
+
+def _added(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {key: sum(part.get(key, 0) for part in parts) for key in sorted({key for part in parts for key in part})}
 
 
 def metric(name: str) -> str:
