@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covey.config import load
-from covey.errors import LinkError, UsageError
+from gateway import status_cli
 from gateway.config import GatewayConfig
 
 app = typer.Typer(
@@ -72,36 +72,7 @@ def run(
     bridge(settings, stop)
 
 
-@app.command(epilog="Example: covey gateway status --health-port 8081 --json")
-def status(
-    health_port: Annotated[int | None, typer.Option("--health-port", help="Health port on this machine.")] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Base URL of a gateway's health port.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-) -> None:
-    """Ask a running gateway what it has done; exit 1 when it is not ready."""
-    import urllib.error
-    import urllib.request
-
-    if (health_port is None) == (url is None):
-        raise UsageError("one of --health-port and --url expected")
-    base = url.rstrip("/") if url is not None else f"http://127.0.0.1:{health_port}"
-    if not base.startswith(("http://", "https://")):
-        raise UsageError(f"--url: http://host:port expected, {base!r} given")
-    try:
-        with urllib.request.urlopen(f"{base}/healthz", timeout=5) as answer:  # noqa: S310  # http(s) only, above
-            seen = json.load(answer)
-    except urllib.error.HTTPError as error:
-        seen = json.load(error)  # 503: alive enough to say that it is not well
-    except (OSError, ValueError) as error:
-        raise LinkError(f"{base}: no gateway answers: {error}") from error
-    if as_json:
-        typer.echo(json.dumps(seen))
-    else:
-        for key, value in seen.items():
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "none" if isinstance(value, dict) else value
-            typer.echo(f"{key:<18} {text}")
-    if not seen.get("ready"):
-        raise typer.Exit(1)
+app.command(epilog="Example: covey gateway status --health-port 8081 --watch")(status_cli.status)
 
 
 @app.command(epilog="Example: covey gateway check --config gateway.toml")
