@@ -44,6 +44,15 @@ _id_decoder = msgspec.json.Decoder(_OnlyId)
 _parse = lru_cache(maxsize=65_536)(topics.parse)  # sha256 and two patterns per message otherwise
 
 
+class Bucket:
+    """Tokens of one device."""
+
+    __slots__ = ("then_s", "tokens")
+
+    def __init__(self, tokens: float, then_s: float) -> None:
+        self.tokens, self.then_s = tokens, then_s
+
+
 class RateLimit:
     """Token bucket per device.
 
@@ -55,24 +64,37 @@ class RateLimit:
     _SWEEP = 4_096  # devices remembered before full buckets are forgotten
 
     def __init__(self, rate_s: float, burst: int) -> None:
-        self._rate_s = rate_s
-        self._burst = burst
-        self._buckets: dict[str, tuple[float, float]] = {}  # device -> (tokens, time_s)
+        self.rate_s = rate_s
+        self.burst = float(burst)
+        self._buckets: dict[str, Bucket] = {}
         self._sweep_at = self._SWEEP
 
-    def allow(self, device: str, now_s: float) -> bool:
+    def bucket(self, device: str, now_s: float) -> Bucket:
+        """The device's tokens; a new device's bucket is full."""
+        found = self._buckets.get(device)
+        if found is None:
+            if len(self._buckets) >= self._sweep_at:
+                self._sweep(now_s)
+            found = self._buckets[device] = Bucket(self.burst, now_s)
+        return found
+
+    def take(self, bucket: Bucket, now_s: float) -> bool:
         """Take one token; False when there is none. A clock that goes backwards adds nothing."""
-        tokens, then_s = self._buckets.get(device, (float(self._burst), now_s))
-        tokens = min(float(self._burst), tokens + max(0.0, now_s - then_s) * self._rate_s)
-        allowed = tokens >= 1.0
-        self._buckets[device] = (tokens - 1.0 if allowed else tokens, now_s)
-        if len(self._buckets) > self._sweep_at:
-            self._sweep(now_s)
-        return allowed
+        if now_s != bucket.then_s:
+            bucket.tokens = min(self.burst, bucket.tokens + max(0.0, now_s - bucket.then_s) * self.rate_s)
+            bucket.then_s = now_s
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
+
+    def allow(self, device: str, now_s: float) -> bool:
+        """Take one token of a device."""
+        return self.take(self.bucket(device, now_s), now_s)
 
     def _sweep(self, now_s: float) -> None:
-        full_after_s = self._burst / self._rate_s
-        self._buckets = {d: b for d, b in self._buckets.items() if now_s - b[1] < full_after_s}
+        full_after_s = self.burst / self.rate_s
+        self._buckets = {d: b for d, b in self._buckets.items() if now_s - b.then_s < full_after_s}
         self._sweep_at = max(self._SWEEP, 2 * len(self._buckets))
 
 
