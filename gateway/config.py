@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from covey import topics, wire
+from gateway import mapping
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -25,6 +26,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     shards: tuple[str, ...] | None = None  # two hex digits each; None: the whole fleet
     processes: Annotated[int, Meta(ge=1, le=256)] = 1  # the shards are split among so many; <name>-0, <name>-1, ...
     hung_s: Seconds = 30.0  # a process of several that is not alive for so long is killed and started again
+    mappings: tuple[mapping.Mapping, ...] = ()  # [[mappings]]: plain MQTT devices (docs/gateway.md, "Any device")
 
     ack_after: Literal["kafka", "store"] = "kafka"  # store: where the Kafka broker keeps nothing on disk
     ack_interval_s: Seconds = 0.5  # at most one ack message per device in it
@@ -77,6 +79,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             problems.append("mqtt_cert: mqtt_ca expected beside it")
         if self.mqtt_password_file and not self.mqtt_user:
             problems.append("mqtt_password_file: mqtt_user expected beside it")
+        problems += mapping.problems(self.mappings)
         if problems:
             raise ValueError("; ".join(problems))
 
