@@ -20,6 +20,9 @@ COUNTERS: dict[str, tuple[str, str]] = {
     "desired": ("", "desired messages published"),
     "commands": ("", "commands published"),
     "commands_expired": ("", "commands dropped because their time was over"),
+    "commands_away": ("", "commands that no device was there to take, to be tried again"),
+    "commands_given_up": ("", "commands dropped because too many devices were away"),
+    "too_large_down": ("kind", "messages to devices dropped because the MQTT broker takes none so large"),
     "bad_downlink": ("topic", "records of a downlink topic that could not be read"),
     "mqtt_connects": ("", "MQTT connections made"),
     "kafka_starts": ("", "times the Kafka side was set up"),
@@ -29,6 +32,7 @@ GAUGES = {
     "oldest_s": "age of the oldest of them in seconds",
     "mqtt_connected": "1 when subscribed at the MQTT broker",
     "kafka_connected": "1 when a Kafka broker is connected",
+    "commands_waiting": "commands that no device has yet",
     "desired_known": "devices with a desired state in memory",
 }
 
