@@ -278,8 +278,8 @@ class Outbox:
                 self._db.executemany(sql, spans)
             if self._answering:
                 self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", [(one,) for one in self._answering])
-                oldest = f"SELECT max(rowid) - {_KEPT_ANSWERS} FROM answered"
-                self._db.execute(f"DELETE FROM answered WHERE rowid <= ({oldest})")
+                forget = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
+                self._db.execute(forget, (_KEPT_ANSWERS,))
             self._db.execute("UPDATE meta SET last_seq = ?", (self.last_seq,))
             self._db.execute("COMMIT")
         except BaseException:
