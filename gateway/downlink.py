@@ -60,7 +60,7 @@ class Downlink:
         self._consumer: Consumer | None = None
         self._partitions: list[TopicPartition] = []  # of commands
         self._paused = False
-        self._unread: dict[int, int] = {}  # partition of desired -> its end when reading began
+        self._unread: set[int] = set()  # partitions of desired whose end was not reached yet
         self._catch_up_until_s = 0.0
         self._committing = False
         self._commit_at_s = 0.0
@@ -121,7 +121,7 @@ class Downlink:
                 self._take(message)
             elif failed.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's name
                 if message.topic() == topics.DESIRED:
-                    self._unread.pop(message.partition() or 0, None)
+                    self._unread.discard(message.partition() or 0)
             else:
                 self._log.debug("kafka %s: reading: %s", self._config.kafka, told(failed))
         now_s = time.monotonic()
@@ -202,8 +202,8 @@ class Downlink:
                 # an offset, not "latest": what comes after this moment is read, also before the first fetch
                 place.offset = low if topic == topics.DESIRED else high
                 places.append(place)
-                if topic == topics.DESIRED and low < high:
-                    self._unread[partition] = high
+                if topic == topics.DESIRED:
+                    self._unread.add(partition)  # until its end is told: Tansu's watermarks cannot say
         return places
 
     def _where_commands_go_on(self, consumer: Consumer, partitions: list[int]) -> list[TopicPartition]:
@@ -230,8 +230,6 @@ class Downlink:
         topic, partition, offset = str(message.topic()), message.partition() or 0, message.offset() or 0
         if topic == topics.COMMANDS:
             self.commands.read(partition, offset)
-        elif topic == topics.DESIRED and offset + 1 >= self._unread.get(partition, offset + 2):
-            self._unread.pop(partition)
         try:
             self._read(topic, partition, offset, message)
         except (WireError, UnicodeDecodeError) as bad:
