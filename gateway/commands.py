@@ -1,7 +1,8 @@
 """Commands on their way from Kafka to MQTT, and how far each partition is settled: what may be committed.
 
 A command is settled when the broker has it for a device that is there, or when its time is over. The position of a partition is
-its lowest offset that is not settled, so a gateway that is killed reads the rest again: at least once, and nothing on disk.
+its lowest offset that is not settled, so a gateway that is killed reads the rest again: at least once, and nothing on disk. What is settled
+above it (one device that is away for a day must not have a day's commands said again) goes into the commit's own metadata.
 Pure: no socket, no clock (times are arguments). Order is kept within the queue; what is tried again later loses its place.
 """
 
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 MAX_WAITING = 10_000  # then reading stops: Kafka keeps the rest
 MAX_LATER = 10_000  # for devices that are away; then the one tried most often is given up
+MAX_NOTE_BYTES = 4_000  # Kafka: offset.metadata.max.bytes is 4096
 _FIRST_RETRY_S = 1.0
 _RETRY_CAP_S = 15.0
 
@@ -29,16 +31,32 @@ class Command(NamedTuple):
 
 
 class _Partition:
-    __slots__ = ("committed", "next", "open")
+    __slots__ = ("committed", "next", "open", "settled_until", "still_open")
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, note: str = "") -> None:
         self.next = first  # offset that will be read next
         self.open: dict[int, None] = {}  # not settled, ascending
-        self.committed = -1
+        self.committed: tuple[int, str] = (-1, "")
+        self.settled_until, self.still_open = _read_note(first, note)
 
     @property
     def position(self) -> int:
         return next(iter(self.open), self.next)
+
+    @property
+    def note(self) -> str:
+        """`<n> <n> ...`, counted from the position: the offsets that are open, and last the first that nothing is told of."""
+        first, end = self.position, max(self.next, self.settled_until)
+        words: list[str] = []
+        size = 0
+        # what an earlier life left open and was not read again yet is open, too
+        for offset in [*self.open, *(offset for offset in self.still_open if offset >= self.next)]:
+            word = str(offset - first)
+            size += len(word) + 1
+            words.append(word)
+            if size > MAX_NOTE_BYTES - 24:
+                return " ".join(words)  # the last one stands for itself and all that follow
+        return " ".join([*words, str(end - first)]) if end > first else ""
 
 
 class CommandBook:
@@ -72,10 +90,10 @@ class CommandBook:
         """Nothing more should be read."""
         return len(self._waiting) >= MAX_WAITING
 
-    def begin(self, first: dict[int, int]) -> None:
-        """Forget everything: reading begins (again) at these offsets by partition."""
+    def begin(self, first: dict[int, tuple[int, str]]) -> None:
+        """Forget everything: reading begins (again) at these offsets by partition, with the note of the commit."""
         self._epoch += 1
-        self._partitions = {partition: _Partition(offset) for partition, offset in first.items()}
+        self._partitions = {partition: _Partition(offset, note) for partition, (offset, note) in first.items()}
         self._waiting.clear()
         self._later.clear()
         self._tries.clear()
@@ -85,11 +103,15 @@ class CommandBook:
         found = self._partitions.setdefault(partition, _Partition(offset))
         if offset < found.next:  # the topic was made anew, or what we had was past its end
             found.open.clear()
+            found.settled_until, found.still_open = 0, []
         found.next = offset + 1
 
     def put(self, partition: int, offset: int, device: str, payload: bytes, expires_s: float) -> None:
-        """The record just `read` is a command of ours."""
-        self._partitions[partition].open[offset] = None
+        """The record just `read` is a command of ours; one that an earlier life has settled is not taken."""
+        found = self._partitions[partition]
+        if offset < found.settled_until and offset not in found.still_open:  # at most 2,000 of them
+            return
+        found.open[offset] = None
         self._waiting.append(Command(self._epoch, partition, offset, device, payload, expires_s))
 
     def take(self, now_s: float, wall_s: float) -> Command | None:
@@ -135,12 +157,22 @@ class CommandBook:
             self.given_up += 1
             self.settle(worst[2])
 
-    def to_commit(self) -> dict[int, int]:
-        """Partition -> offset, for the partitions that have moved since `committed`."""
-        return {n: p.position for n, p in self._partitions.items() if p.position != p.committed}
+    def to_commit(self) -> dict[int, tuple[int, str]]:
+        """Partition -> (offset, note), for the partitions that have moved since `committed`."""
+        now = {n: (p.position, p.note) for n, p in self._partitions.items()}
+        return {n: place for n, place in now.items() if place != self._partitions[n].committed}
 
-    def committed(self, offsets: dict[int, int]) -> None:
+    def committed(self, offsets: dict[int, tuple[int, str]]) -> None:
         """Kafka has these."""
         for partition, offset in offsets.items():
             if partition in self._partitions:
                 self._partitions[partition].committed = offset
+
+
+def _read_note(first: int, note: str) -> tuple[int, list[int]]:
+    """(offset below which everything else is settled, open offsets, ascending) of a commit; without a note nothing is."""
+    try:
+        words = [first + int(word) for word in note.split()]
+    except ValueError:  # not ours: read everything
+        words = []
+    return (words[-1], words[:-1]) if words else (first, [])

@@ -63,6 +63,7 @@ class Downlink:
         self._unread: set[int] = set()  # partitions of desired whose end was not reached yet
         self._catch_up_until_s = 0.0
         self._committing = False
+        self._asked: dict[int, tuple[int, str]] = {}
         self._commit_at_s = 0.0
         self._commit_told = ""
         self._connected_before = False
@@ -101,7 +102,7 @@ class Downlink:
         self.close()
         self._consumer, self._paused, self._committing = consumer, False, False
         self._partitions = [place for place in places if place.topic == topics.COMMANDS]
-        self.commands.begin({place.partition: place.offset for place in self._partitions})
+        self.commands.begin({place.partition: (place.offset, place.metadata or "") for place in self._partitions})
         self._catch_up_until_s = time.monotonic() + _CATCH_UP_S
         self._counts.add("kafka_starts")
 
@@ -219,7 +220,7 @@ class Downlink:
                 place.offset = found.offset
             if place.offset < 0:  # nothing so young
                 _, place.offset = consumer.get_watermark_offsets(place, timeout=_ASK_S)
-        return [TopicPartition(place.topic, place.partition, place.offset) for place in places]
+        return [TopicPartition(p.topic, p.partition, p.offset, p.metadata or "") for p in places]
 
     def _hold_or_go_on(self, consumer: Consumer) -> None:
         if self.commands.full != self._paused:
@@ -261,10 +262,11 @@ class Downlink:
         if self._committing or now_s < self._commit_at_s:
             return
         self._commit_at_s = now_s + _COMMIT_S
-        places = [TopicPartition(topics.COMMANDS, p, offset) for p, offset in self.commands.to_commit().items()]
-        if not places:
+        moved = self.commands.to_commit()
+        if not moved:
             return
-        self._committing = True
+        places = [TopicPartition(topics.COMMANDS, p, offset, note) for p, (offset, note) in moved.items()]
+        self._committing, self._asked = True, moved
         try:
             consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as error:
@@ -275,7 +277,7 @@ class Downlink:
         problem = error or next((place.error for place in places if place.error is not None), None)
         if problem is None:
             self._commit_told = ""
-            self.commands.committed({place.partition: place.offset for place in places})
+            self.commands.committed(self._asked)  # the answer tells no metadata
         elif told(problem) != self._commit_told:  # once, not every second
             self._commit_told = told(problem)
             self._log.warning("kafka %s: offsets of commands not kept: %s", self._config.kafka, self._commit_told)
