@@ -6,6 +6,7 @@ because nothing is acknowledged that Kafka does not have. Keeps no state on disk
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import ExitStack
@@ -212,6 +213,9 @@ def run(config: GatewayConfig, stop: threading.Event) -> None:
         LinkError: the health port is taken.
     """
     log = logging.getLogger("gateway")
+    # Every message makes a few objects and no cycles: with the collector's defaults a large fleet is looked through all the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     with ExitStack() as stack:
         bridge = _Bridge(config, log)
         stack.callback(bridge.close)
