@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 
 import pytest
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -127,6 +128,7 @@ def test_three_plain_fleets_arrive_byte_for_byte_keyed_in_order_with_their_heade
         for message, (topic, payload, user) in zip(messages, sent[kafka, key], strict=True):
             carried = [(name, value.decode()) for name, value in message.headers() or []]
             assert carried == list(user)
+            assert message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME
             if kafka in (fleet.kafka("tasmota"), fleet.kafka("sparkplug")):
                 assert message.value() == payload
                 continue
