@@ -9,6 +9,7 @@ import pytest
 
 from covey.config import load
 from covey.errors import ConfigError
+from gateway import layout
 from gateway.config import GatewayConfig
 from gateway.mapping import (
     MAX_KEY_BYTES,
@@ -87,6 +88,17 @@ def test_mappings_that_share_a_subscription_stay_together() -> None:
     assert [m for g in grouped for m in g] == list(FLEETS)
     for group in grouped:
         assert len(Mappings(group).filters) == 1
+
+
+def test_processes_share_the_mappings_out_and_no_subscription_is_made_twice(tmp_path) -> None:
+    made = layout.of_processes(GatewayConfig(mappings=FLEETS, processes=3))
+    assert sorted(m.topic for c in made for m in c.mappings) == sorted(m.topic for m in FLEETS)
+    filters = [name for c in made for name in Mappings(c.mappings).filters]
+    assert sorted(filters) == sorted(Mappings(FLEETS).filters)
+    file = tmp_path / "child.toml"
+    for config in made:
+        file.write_text(layout.to_toml(config), encoding="utf-8")
+        assert load(GatewayConfig, "gateway", file, None, {}) == config
 
 
 @pytest.mark.parametrize(
