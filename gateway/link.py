@@ -220,8 +220,10 @@ class Link:
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", 0)
         filters = (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+        # retained messages of plain devices come with a new subscription, not again with each connection (MQTT 5, 3.8.3.1)
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
-            part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
+            part = [(name, options) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
             _, mid = client.subscribe(part)
             self._subscribing.add(mid)
 
