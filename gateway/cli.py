@@ -75,6 +75,40 @@ def run(
 app.command(epilog="Example: covey gateway status --health-port 8081 --watch")(status_cli.status)
 
 
+@app.command(epilog="Example: covey gateway move --config gateway.toml")
+def move(
+    config: _Config = None,
+    mqtt: _Mqtt = None,
+    kafka: _Kafka = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="As `run` will be given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="As `run` will be given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was moved as JSON.")] = False,
+    die_with_parent: Annotated[bool, typer.Option("--die-with-parent", hidden=True, help="As of `run`.")] = False,
+) -> None:
+    """Hand to Kafka what the MQTT broker holds for an earlier layout of processes; while no gateway of that name runs.
+
+    `run` with processes > 1 does it by itself at its start; do it when going back to one process.
+    """
+    import logging
+
+    from covey import runtime
+
+    if die_with_parent:
+        runtime.die_with_parent()
+    options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "processes": processes, "name": name}
+    settings = load(GatewayConfig, "gateway", config, options)
+    stop = runtime.install_stop()
+    runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    from gateway.move import run as carry
+
+    moved = carry(settings, stop, logging.getLogger("gateway"))
+    if as_json:
+        typer.echo(json.dumps([{"session": m.client_id, "messages": m.messages} for m in moved]))
+    elif not die_with_parent:
+        for m in moved:
+            typer.echo(f"{m.client_id}: {m.messages} messages")
+
+
 @app.command(epilog="Example: covey gateway check --config gateway.toml")
 def check(
     config: _Config = None,

@@ -140,6 +140,15 @@ class Link:
             self._drop("no answer to connect or subscribe")
         return received
 
+    def filters(self) -> tuple[str, ...]:
+        """What is subscribed to."""
+        return (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+
+    def unsubscribe(self) -> None:
+        """Take on nothing more; what the broker's session holds already still comes (`move`)."""
+        if self._client is not None:
+            self._client.unsubscribe(list(self.filters()))
+
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets of this connection, in order of receipt."""
         if self._client is not None and mids:
@@ -180,8 +189,8 @@ class Link:
         self._inflight.clear()
         return tokens
 
-    def close(self, deadline_s: float) -> None:
-        """Write out what is queued, say goodbye, keep the session at the broker."""
+    def close(self, deadline_s: float, *, forget: bool = False) -> None:
+        """Write out what is queued, say goodbye; keep the session at the broker, or let it `forget` us."""
         client = self._client
         while client is not None and client.socket() is not None and (client.want_write() or self._inflight):
             if time.monotonic() > deadline_s:
@@ -190,7 +199,10 @@ class Link:
             client = self._client
         if client is not None:
             client.on_disconnect = None
-            client.disconnect()
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+            if forget and self._config.session_expiry_s:  # MQTT 5, 3.14.2.2.2
+                properties.SessionExpiryInterval = 0
+            client.disconnect(properties=properties)
         self._drop("stopped", say=False)
 
     def _drop(self, why: str, *, say: bool = True) -> None:
@@ -219,7 +231,7 @@ class Link:
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
         self.max_packet_bytes = getattr(properties, "MaximumPacketSize", 0)
-        filters = (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+        filters = self.filters()
         # retained messages of plain devices come with a new subscription, not again with each connection (MQTT 5, 3.8.3.1)
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
