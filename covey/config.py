@@ -41,7 +41,7 @@ def load(
         path: TOML file, or None.
         options: values from the command line; None values are left out.
         environ: the environment; the process's own by default.
-        also: further problems (files that do not exist), from every key's value or default; called also when other keys
+        also: further problems (files that do not exist), from every key's value, default or None; called also when other keys
             are wrong, so that one message holds all.
 
     Raises:
@@ -83,11 +83,17 @@ def load(
         except ValueError as error:
             problems.append(str(error))
     if also is not None:
-        defaults = {name: f.default for name, f in fields.items() if f.default is not msgspec.NODEFAULT}
-        problems += also(defaults | ready)
+        problems += also({name: _default(f) for name, f in fields.items()} | ready)
     if problems or made is None:
         raise ConfigError(f"{where}: " + "; ".join(problems))
     return made
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    """A key's default; None where it has none."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None if field.required else field.default
 
 
 def _read(path: Path) -> dict[str, Any]:
