@@ -12,7 +12,7 @@ import os
 import ssl
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from covey.certificates import Certificate, from_pem
 from covey.errors import ConfigError
@@ -20,6 +20,9 @@ from covey.errors import ConfigError
 SYSTEM = "system"  # as a CA: the machine's own trust store, for brokers with a public certificate
 _MAX_FILE_BYTES = 4 * 1024 * 1024  # a bundle of every public CA is about 0.2 MB
 _EXPIRES_SOON = dt.timedelta(days=7)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Names of OpenSSL's reasons (ssl.SSLError.reason) that a person can mend.
 _TLS_REASONS = (
@@ -48,6 +51,11 @@ class Credentials(NamedTuple):
     user: str = ""
     password_file: str = ""
 
+    @classmethod
+    def of(cls, side: str, values: Mapping[str, object]) -> Credentials:
+        """From a role's keys `<side>_ca`, ..."""
+        return cls(side, *(str(values[f"{side}_{part}"] or "") for part in cls._fields[1:]))
+
     def rules(self) -> list[str]:
         """What is wrong between the keys, without looking at the files."""
         side, problems = self.side, list[str]()
@@ -57,6 +65,8 @@ class Credentials(NamedTuple):
             problems.append(f"{side}_cert: {side}_ca expected beside it")
         if self.password_file and not self.user:
             problems.append(f"{side}_password_file: {side}_user expected beside it")
+        if side == "kafka" and self.user and not self.password_file:  # MQTT knows users without a password
+            problems.append("kafka_user: kafka_password_file expected beside it")
         return problems
 
     def problems(self, now: dt.datetime | None = None) -> list[str]:

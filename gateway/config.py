@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from covey import topics, wire
 from covey.config import load
@@ -90,8 +90,6 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         if self.receive_maximum > self.queue_messages:
             problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
         problems += self.mqtt_credentials.rules() + self.kafka_credentials.rules()
-        if bool(self.kafka_user) and not self.kafka_password_file:
-            problems.append("kafka_user: kafka_password_file expected beside it")
         problems += option_problems(self.kafka_options)
         if problems:
             raise ValueError("; ".join(problems))
@@ -99,12 +97,12 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     @property
     def mqtt_credentials(self) -> Credentials:
         """Who we are to the MQTT broker."""
-        return _credentials("mqtt", {name: getattr(self, name) for name in self.__struct_fields__})
+        return Credentials.of("mqtt", structs.asdict(self))
 
     @property
     def kafka_credentials(self) -> Credentials:
         """Who we are to the Kafka API."""
-        return _credentials("kafka", {name: getattr(self, name) for name in self.__struct_fields__})
+        return Credentials.of("kafka", structs.asdict(self))
 
     def warnings(self) -> list[str]:
         """What works and should not stay: open secrets, passwords in clear, certificates near their end."""
@@ -131,17 +129,13 @@ def load_config(
 
 
 def _file_problems(values: Mapping[str, object]) -> list[str]:
-    problems = _credentials("mqtt", values).problems() + _credentials("kafka", values).problems()
+    problems = Credentials.of("mqtt", values).problems() + Credentials.of("kafka", values).problems()
     options = values["kafka_options"]
     if options and isinstance(options, dict):
         from gateway.kafka import unusable_options  # only then: the library is heavy
 
         problems += unusable_options(options)
     return problems
-
-
-def _credentials(side: str, values: Mapping[str, object]) -> Credentials:
-    return Credentials(side, *(str(values[f"{side}_{part}"]) for part in Credentials._fields[1:]))
 
 
 def _is_host_port(text: str) -> bool:
