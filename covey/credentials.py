@@ -35,7 +35,7 @@ _TLS_REASONS = (
     ("ALERT_CERTIFICATE_UNKNOWN", "the broker refuses {side}_cert"),
     ("WRONG_VERSION_NUMBER", "no TLS is spoken there: is it the port for plain connections?"),
     ("RECORD_LAYER_FAILURE", "no TLS is spoken there: is it the port for plain connections?"),
-    ("UNEXPECTED_EOF", "connection closed during the TLS handshake: is TLS spoken there?"),
+    ("UNEXPECTED_EOF", "connection closed in the middle of TLS: is TLS spoken there, is {side}_cert accepted?"),
 )
 
 Print = tuple[tuple[int, int, int], ...]
@@ -150,12 +150,14 @@ class Credentials(NamedTuple):
         if isinstance(error, ssl.SSLCertVerificationError):
             return self._explain_certificate(error)
         if isinstance(error, ssl.SSLError):
-            reason = str(error.reason or "").upper()
+            reason = "UNEXPECTED_EOF" if isinstance(error, ssl.SSLEOFError) else str(error.reason or "").upper()
+            if "BAD_CERTIFICATE" in reason and not self.cert:
+                reason = "CERTIFICATE_REQUIRED"  # Java's TLS says it so
             meant = (meaning.format(side=self.side) for part, meaning in _TLS_REASONS if part in reason)
             return next(meant, f"TLS: {str(error.reason or error).lower().replace('_', ' ')}")
         if isinstance(error, TimeoutError):
             return "no answer in time"
-        if isinstance(error, ConnectionResetError):
+        if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
             return "connection closed by the other side" + (": is TLS spoken there?" if self.ca else "")
         if isinstance(error, OSError) and error.strerror:
             return error.strerror[:1].lower() + error.strerror[1:]
@@ -180,7 +182,7 @@ class Credentials(NamedTuple):
         if error.verify_code == 9:
             return "the broker's certificate is not valid yet; is this clock right?"
         if error.verify_code in (62, 64):
-            return f"the broker's certificate is of another host: {error.verify_message}"
+            return f"the broker's certificate is of another host: {error.verify_message.rstrip('.')}"
         return f"the broker's certificate is not signed by {self.side}_ca {self.ca}: {error.verify_message}"
 
     def _pair_problems(self, now: dt.datetime) -> list[str]:

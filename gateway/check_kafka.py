@@ -78,6 +78,7 @@ def _speaks(config: GatewayConfig, part: str, found: list[Finding]) -> bool:
     with contextlib.closing(sock):
         talk = Conversation(sock)
         try:
+            talk.verdict()
             talk.send(struct.pack("!i", len(_API_VERSIONS)) + _API_VERSIONS)
             whole = talk.need(8)
         except OSError as error:
@@ -108,7 +109,7 @@ def _speaks(config: GatewayConfig, part: str, found: list[Finding]) -> bool:
 def _login_fix(config: GatewayConfig, why: str) -> str:
     if not config.kafka_user:
         return "does it want a login? set kafka_user and kafka_password_file"
-    if "mechanism" in why:
+    if "mechanisms" in why:  # "enabled mechanisms are [...]"
         return "set kafka_mechanism to one that the broker has enabled"
     return "see kafka_user, kafka_password_file and kafka_mechanism"
 

@@ -17,7 +17,9 @@ from confluent_kafka.cimpl import NewTopic
 from covey import topics
 from covey.credentials import kafka_settings
 from covey.errors import ConfigError, LinkError
+from gateway.config import host_port
 from gateway.kafka_options import option_problems
+from gateway.probe import Finding, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +44,13 @@ class Heard:
     def __init__(self) -> None:
         self._security = ""
         self._other = ""
+        self.tls = False  # TLS failed
 
     def __call__(self, error: KafkaError) -> None:
         """The `error_cb` of a client; called from its `poll`."""
         if error.code() in _SECURITY:
             self._security = told(error)
+            self.tls = error.code() == KafkaError._SSL  # noqa: SLF001  # as above
         elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001  # says nothing more
             self._other = told(error)
 
@@ -184,10 +188,23 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
                 raise LinkError(f"kafka {config.kafka}: topic {name}: {told(refused)}") from refused
     except KafkaException as error:
         admin.poll(0)  # else it keeps to itself what it heard
-        raise LinkError(f"kafka {config.kafka}: {heard.better(error)}") from error
+        why = (heard.tls and _tls_problem(config)) or heard.better(error)
+        raise LinkError(f"kafka {config.kafka}: {why}") from error
     except TimeoutError as error:
         raise LinkError(f"kafka {config.kafka}: no answer to the creation of topics") from error
     return created
+
+
+def _tls_problem(config: GatewayConfig) -> str:
+    """What is wrong with a broker's certificate, more exactly than the library says; "" when nothing is seen."""
+    for part in config.kafka.split(","):
+        found: list[Finding] = []
+        sock = reach("kafka", host_port(part), config.kafka_credentials, found)
+        if sock is not None:
+            sock.close()
+        elif found[-1].what == "kafka tls":
+            return found[-1].detail
+    return ""
 
 
 def unusable_options(options: Options) -> list[str]:
@@ -213,16 +230,20 @@ def _exists(error: BaseException) -> bool:
 
 # Where and when in the library: of no use to who reads the line, and different each time.
 _PLACE = re.compile(r"^(?:[a-z_]+://)?\S+/(?:bootstrap|\d+): |\s*\((?:after|add broker's)[^()]*(?:\([^()]*\))?[^()]*\)")
-_OUR_NAMES = (("ssl.ca.location is correctly configured", "kafka_ca is its CA"), ("sasl.mechanism", "kafka_mechanism"))
+_OUR_WORDS = (
+    ("verify that ssl.ca.location is correctly configured", "see that kafka_ca is its CA, that it names the host,"),
+    ("or root CA certificates are installed (install ca-certificates package)", "and that it is not out of date"),
+    ("sasl.mechanism", "kafka_mechanism"),
+)
 
 
 def told(error: BaseException | KafkaError) -> str:
     """What the library says, as part of one line; the same words for the same trouble."""
     inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
     text = _PLACE.sub("", inner.str() if isinstance(inner, KafkaError) else str(inner))
-    for theirs, ours in _OUR_NAMES:
+    for theirs, ours in _OUR_WORDS:
         text = text.replace(theirs, ours)
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # "SASL ..." stays
 
 
 def _topic_settings(config: GatewayConfig, name: str) -> dict[str, str]:

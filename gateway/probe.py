@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from covey.credentials import Credentials
 
 STEP_S = 5.0  # one question and its answer
+_VERDICT_S = 0.3
 _SOON = dt.timedelta(days=7)
 
 
@@ -87,7 +88,8 @@ def _certificate_line(side: str, version: str, peer: Certificate) -> Finding:
 
 def _described(peer: Certificate) -> str:
     issued = "signed by itself" if peer.issuer == peer.subject else f"issued by {peer.issuer}"
-    return f"{peer.subject or 'no name'}, {issued}, expires {stamp(peer.not_after)}"
+    end = "expires" if peer.not_after > dt.datetime.now(dt.timezone.utc) else "expired"
+    return f"{peer.subject or 'no name'}, {issued}, {end} {stamp(peer.not_after)}"
 
 
 def _stranger(address: tuple[str, int]) -> str:
@@ -126,6 +128,19 @@ class Conversation:
         """Write all of it."""
         self._sock.settimeout(self._left())
         self._sock.sendall(data)
+
+    def verdict(self) -> None:
+        """Wait shortly for a refusal: in TLS 1.3 the peer judges our certificate only after the handshake.
+
+        Whoever writes at once meets a closed connection and never reads why.
+
+        Raises:
+            OSError: the refusal.
+        """
+        if isinstance(self._sock, ssl.SSLSocket):
+            self.more_time(_VERDICT_S)
+            self.need(1)
+            self.more_time(STEP_S)
 
     def need(self, count: int) -> bool:
         """Read until `received` has so many bytes; False when the peer closed first or the time is up.
@@ -166,7 +181,7 @@ class Conversation:
                 self.need(5)
             except OSError:
                 return ""
-        if self.received.startswith(b"HTTP/"):
+        if self.received.upper().startswith((b"HTTP/", b"<!DOC", b"<HTML")):
             return "HTTP"
         return "TLS" if self.received[:2] in (b"\x15\x03", b"\x16\x03") else ""  # RFC 8446, 5.1: alert, handshake
 
