@@ -203,10 +203,10 @@ def _target(out: Path) -> Iterator[BinaryIO]:
 
 
 def _config(path: Path | None, **options: object) -> CloudConfig:
-    from cloud.config import CloudConfig
+    from cloud.config import CloudConfig, file_problems
     from covey.config import load
 
-    return load(CloudConfig, "cloud", path, options)
+    return load(CloudConfig, "cloud", path, options, also=file_problems)
 
 
 opened = show_cli.opened

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from covey import topics, wire
-from covey.errors import LinkError
+from covey.errors import ConfigError, LinkError
 from covey.runtime import Backoff
 from gateway import health
 from gateway.acks import AckBook
@@ -34,6 +34,7 @@ _ASIDE_S = 0.01  # between looks at what is not the road up
 _STALLED_S = 10.0  # Kafka has not confirmed anything for so long: not ready
 _ALIVE_S = 30.0  # a turn of the loop never takes so long; connecting takes some seconds at most
 _TRY_CAP_S = 10.0
+_FILES_S = 1.0  # while Kafka is not connected: how often its certificate and password files are looked at
 
 
 class _Bridge:
@@ -60,6 +61,8 @@ class _Bridge:
         self._mqtt_at_s = self._kafka_at_s = 0.0
         self._kafka_told = ""
         self._mqtt_told = ""
+        self._kafka_files = config.kafka_credentials.fingerprint()
+        self._files_at_s = 0.0
         self._present_at_s = 0.0
         self._tell_at_s = time.monotonic() + _TELL_S
         self._told = 0
@@ -130,7 +133,7 @@ class _Bridge:
     def _start_kafka(self) -> None:
         try:
             self.downlink.start()
-        except LinkError as error:
+        except (LinkError, ConfigError) as error:  # ConfigError: a password file that is gone, for now
             self._kafka_at_s = time.monotonic() + self._kafka_backoff.next_s()
             if str(error) != self._kafka_told:
                 self.log.warning("%s: trying again", error)
@@ -168,12 +171,25 @@ class _Bridge:
         if self.link.connected and now_s >= self._present_at_s:
             self._say_presence(online=True)
             self._present_at_s = now_s + self.config.presence_interval_s
+        if not self.uplink.connected and now_s >= self._files_at_s:
+            self._files_at_s = now_s + _FILES_S
+            self._take_new_files()
         if now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_S
             delivered = self._delivered()
             if delivered != self._told:
                 self._told = delivered
                 self.log.info("%s", self._summary())
+
+    def _take_new_files(self) -> None:
+        """A certificate or password for Kafka that was replaced: the library read the old one when its client was made."""
+        seen = self.config.kafka_credentials.fingerprint()
+        if seen == self._kafka_files or self.config.kafka_credentials.problems():
+            return  # as before, or still being written
+        self._kafka_files = seen
+        self.downlink.close()  # begins anew in the next turn
+        self._kafka_at_s = 0.0
+        self.uplink.renew("certificate or password replaced")
 
     def _say_presence(self, *, online: bool) -> None:
         payload = wire.encode(wire.GatewayPresence(online, self.config.name))

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from covey.config import load
 from gateway import status_cli
-from gateway.config import GatewayConfig
+from gateway.config import load_config
 
 app = typer.Typer(
     help="MQTT to Kafka API and back: devices in, acknowledgements and desired states out.",
@@ -55,9 +54,12 @@ def run(
     options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "kafka_kind": kafka_kind, "ack_after": ack_after}
     options |= {"processes": processes, "name": name, "health_port": health_port, "log_level": log_level}
     options["log_json"] = log_json
-    settings = load(GatewayConfig, "gateway", config, options)
+    settings = load_config(config, options)
     stop = runtime.install_stop()
-    runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    log = runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    if process is None:  # not once more by each of several
+        for told in settings.warnings():
+            log.warning("%s", told)
     if settings.processes > 1:
         from gateway.pool import run as pool
 
@@ -96,7 +98,7 @@ def move(
     if die_with_parent:
         runtime.die_with_parent()
     options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "processes": processes, "name": name}
-    settings = load(GatewayConfig, "gateway", config, options)
+    settings = load_config(config, options)
     stop = runtime.install_stop()
     runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
     from gateway.move import run as carry
@@ -117,16 +119,23 @@ def check(
     kafka_kind: _Kind = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Read the configuration, connect to MQTT and Kafka, and say what was found; consumes and creates nothing."""
-    options = {"mqtt": mqtt, "kafka": kafka, "kafka_kind": kafka_kind}
-    settings = load(GatewayConfig, "gateway", config, options)
+    """Read the configuration, connect to MQTT and Kafka, and say what was found; consumes and creates nothing.
+
+    Exit 1 when something FAILs, 2 when the configuration is wrong (one message names every mistake).
+    """
+    settings = load_config(config, {"mqtt": mqtt, "kafka": kafka, "kafka_kind": kafka_kind})
     from gateway.check import check as look
 
     found = look(settings)
     if as_json:
-        typer.echo(json.dumps([{"what": f.what, "ok": f.ok, "detail": f.detail} for f in found]))
+        lines = [
+            {"what": f.what, "ok": f.ok, "state": f.state.lower(), "detail": f.detail, "fix": f.fix} for f in found
+        ]
+        typer.echo(json.dumps(lines))
     else:
         for f in found:
-            typer.echo(f"{'ok  ' if f.ok else 'FAIL'} {f.what:<10} {f.detail}")
+            typer.echo(f"{f.state:<4} {f.what:<15} {f.detail}")
+            if f.fix:
+                typer.echo(f"{'':<20} fix: {f.fix}")
     if not all(f.ok for f in found):
         raise typer.Exit(1)

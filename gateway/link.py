@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import select
-import ssl
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.packettypes import PacketTypes
@@ -47,8 +45,6 @@ class Link:
         if problem:
             log.warning("paho-mqtt is not as the batch receiver needs it (%s): receiving one by one", problem)
         self._make: type[StockClient] = StockClient if problem else BatchClient
-        self._tls = tls_context(config)
-        self._password = read_password(config)
         self._client: StockClient | None = None
         self._poll = select.poll()
         self._registered = -1
@@ -58,7 +54,8 @@ class Link:
         self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
         self._confirmed: list[tuple[object, int]] = []
-        self._down = ""
+        self._down = self._said = ""
+        self._answered = False
         self.generation = 0
         self.connected = False
         self.session_present = False
@@ -81,16 +78,20 @@ class Link:
             LinkError: the broker cannot be reached.
         """
         self._drop("new connection")
+        try:  # at each connection: a certificate or password that was replaced needs no restart
+            tls, password = self._config.mqtt_credentials.context(), self._config.mqtt_credentials.password()
+        except ConfigError as error:
+            raise LinkError(f"mqtt {self._config.mqtt}: {error}") from error
         client = self._make(client_id(self._config), properties=self._mappings.wants_properties)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if tls is not None:
+            client.tls_set_context(tls)
         if self._config.mqtt_user:
-            client.username_pw_set(self._config.mqtt_user, self._password)
+            client.username_pw_set(self._config.mqtt_user, password)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.SessionExpiryInterval = self._config.session_expiry_s
         properties.ReceiveMaximum = self._config.receive_maximum
@@ -99,8 +100,10 @@ class Link:
         try:
             client.connect(host, port, self._config.keepalive_s, clean_start=False, properties=properties)
         except (OSError, ValueError) as error:  # ssl.SSLError and gaierror are OSErrors
-            raise LinkError(f"mqtt {self._config.mqtt}: {error}") from error
+            why = self._config.mqtt_credentials.explain(error)
+            raise LinkError(f"mqtt {self._config.mqtt}: {why}") from error
         self._client = client
+        self._answered = False
         self._began_s = time.monotonic()
         self.generation += 1
 
@@ -211,8 +214,9 @@ class Link:
         self._subscribing.clear()
         if client is None:
             return
-        if say:
-            self._log.warning("mqtt %s: %s", self._config.mqtt, why)
+        if say and why != self._said:  # once, not at every try
+            self._log.warning("mqtt %s: %s: trying again", self._config.mqtt, why)
+            self._said = why
         self.connected = False
         client.on_disconnect = None
         client._sock_close()  # noqa: SLF001  # disconnect() would say an orderly goodbye
@@ -225,6 +229,7 @@ class Link:
         self._registered = fd
 
     def _on_connect(self, client: Any, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._answered = True
         if reason.is_failure:
             self._down = f"refused: {str(reason).lower()}"
             return
@@ -246,6 +251,7 @@ class Link:
         self._subscribing.discard(mid)
         if not self._subscribing and not self._down:
             self.connected = True
+            self._said = ""
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
         token = self._inflight.pop(mid, None)
@@ -257,6 +263,8 @@ class Link:
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         by = "broker" if getattr(flags, "is_disconnect_packet_from_server", False) else "network"
         self._down = self._down or f"connection ended by the {by}: {str(reason).lower()}"
+        if not self._answered and self._config.mqtt_ca:  # TLS 1.3 refuses a client after the handshake
+            self._down += " before CONNACK (does it accept mqtt_cert? `covey gateway check` tells)"
         if "taken over" in self._down:
             self._down += f" (is another gateway named {self._config.name!r} running?)"
 
@@ -270,26 +278,3 @@ def client_id(config: GatewayConfig) -> str:
     if config.shards is None:
         return name
     return f"{name}-{hashlib.sha256(' '.join(sorted(config.shards)).encode()).hexdigest()[:8]}"
-
-
-def tls_context(config: GatewayConfig) -> ssl.SSLContext | None:
-    """TLS as configured; None without `mqtt_ca`."""
-    if not config.mqtt_ca:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.mqtt_ca)
-        if config.mqtt_cert:
-            context.load_cert_chain(config.mqtt_cert, config.mqtt_key)
-    except OSError as error:  # a missing file, or ssl.SSLError
-        raise ConfigError(f"mqtt_ca, mqtt_cert, mqtt_key: {error}") from error
-    return context
-
-
-def read_password(config: GatewayConfig) -> str | None:
-    """The password of `mqtt_user`; None without a file."""
-    if not config.mqtt_password_file:
-        return None
-    try:
-        return Path(config.mqtt_password_file).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"mqtt_password_file: {error}") from error

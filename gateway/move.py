@@ -110,11 +110,11 @@ def _present(config: GatewayConfig, stop: threading.Event, log: logging.Logger) 
     present: dict[str, str] = {}
     quiet_s = time.monotonic()
     while received or time.monotonic() - quiet_s < _QUIET_S:
-        for message in received:
+        for topic, payload, _mid, _user in received:
             quiet_s = time.monotonic()
             try:
-                shard = topics.parse(message.topic.decode()).shard
-                present[shard] = wire.decode(wire.GatewayPresence, message.payload).gateway
+                shard = topics.parse(topic.decode()).shard
+                present[shard] = wire.decode(wire.GatewayPresence, payload).gateway
             except (WireError, UnicodeDecodeError):
                 continue  # not from a gateway
         received = link.step(_STEP_S, read=True)
@@ -127,7 +127,8 @@ def _drain(config: GatewayConfig, old: GatewayConfig, stop: threading.Event, log
     """Everything that one old session holds, to Kafka; then end it."""
     counts = Counts()
     limit = RateLimit(config.rate_events_s, config.rate_burst)
-    admission = Admission(config.name, config.max_event_bytes, limit, first_presence=time.time_ns() // 1_000)
+    first = time.time_ns() // 1_000
+    admission = Admission(config.name, config.max_event_bytes, limit, first, config.mappings)
     # the ack book is not published: agents send again what nobody acknowledged to them, and sinks drop repeats
     uplink = Uplink(old, admission, AckBook(config.ack_interval_s), counts, log)
     link = Link(old, log)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from covey.credentials import kafka_settings
 from covey.errors import LinkError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Reader:
             "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
+        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
         if config.kafka_kind == "embedded":
             settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
         self._topics = tuple(topics)
@@ -136,6 +138,7 @@ class Writer:
             "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
+        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
         if config.kafka_kind == "embedded":
             # Over its restart an idempotent producer fails for good; duplicates are the sink's business.
             settings |= {"enable.idempotence": False, "max.in.flight.requests.per.connection": 1}
