@@ -1,4 +1,4 @@
-"""`covey gateway`: run, status, check. Imports paho and confluent_kafka only inside the commands."""
+"""`covey gateway`: run, status, check, replay. Imports paho and confluent_kafka only inside the commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from covey.config import load
 from covey.errors import LinkError, UsageError
+from gateway import replay_cli
 from gateway.config import GatewayConfig
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+replay_cli.register(app)
 
 _Config = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs for every key.")]
 _Mqtt = Annotated[str | None, typer.Option("--mqtt", help="MQTT 5 broker, host:port.")]

@@ -68,12 +68,18 @@ def make_producer(
     return Producer(settings)
 
 
-def make_consumer(config: GatewayConfig) -> Consumer:
-    """A consumer for `assign`: no group is joined and nothing is committed."""
+def make_consumer(config: GatewayConfig, *, ends: bool = False) -> Consumer:
+    """A consumer for `assign`: no group is joined, and nothing is committed by itself.
+
+    Args:
+        config: its name is part of the group's.
+        ends: say at the end of each partition that it is one.
+    """
     settings = _common(config) | {
         "group.id": f"covey-gateway-{config.name}",  # demanded by the library, not used
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
+        "enable.partition.eof": ends,
         "auto.offset.reset": "earliest",
         # Tansu's fetch does not wake on new data: there this is the latency.
         "fetch.wait.max.ms": 25 if config.kafka_kind == "embedded" else 250,
