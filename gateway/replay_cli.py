@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from datetime import datetime, timezone
-from pathlib import Path  # noqa: TC003  # typer reads annotations when it runs
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,7 +54,7 @@ def replay(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Received then or earlier, told like --since.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Send at most so many, oldest first.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Send at most so many.", min=1)] = None,
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Also letters that an earlier replay has sent already.")
     ] = False,
