@@ -118,7 +118,7 @@ class _Bridge:
         )
         about: dict[str, object] = {"gateway": self.config.name, "alive": alive, "ready": ready}
         about |= {"mqtt": self.config.mqtt, "kafka": self.config.kafka, "ack_after": self.config.ack_after}
-        return health.View(alive, ready, about | self.counts.snapshot(), self.counts.prometheus())
+        return health.View(alive, ready, about | self.counts.snapshot(), self.counts.prometheus)
 
     def _start_kafka(self) -> None:
         try:

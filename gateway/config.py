@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from covey import topics, wire
+from gateway import mapping
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -23,6 +24,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     kafka: str = "127.0.0.1:9092"  # host:port, more after commas
     name: str = "gateway"  # MQTT client id and presence: one process per name
     shards: tuple[str, ...] | None = None  # two hex digits each; None: the whole fleet
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1  # the shards are split among so many; <name>-0, <name>-1, ...
+    hung_s: Seconds = 30.0  # a process of several that is not alive for so long is killed and started again
+    mappings: tuple[mapping.Mapping, ...] = ()  # [[mappings]]: plain MQTT devices (docs/gateway.md, "Any device")
 
     ack_after: Literal["kafka", "store"] = "kafka"  # store: where the Kafka broker keeps nothing on disk
     ack_interval_s: Seconds = 0.5  # at most one ack message per device in it
@@ -63,6 +67,10 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         unknown = [s for s in self.shards or () if s not in topics.SHARDS]
         if unknown or self.shards == ():
             problems.append(f"shards: two hex digits each expected, {', '.join(unknown) or 'none'} given")
+        if self.processes > len(self.own_shards()):
+            problems.append(f"processes: at most one per shard ({len(self.own_shards())}) expected")
+        if self.processes > 1 and not _NAME.fullmatch(f"{self.name}-{self.processes - 1}"):
+            problems.append("name: room for '-<process>' within 64 characters expected with processes > 1")
         if self.receive_maximum > self.queue_messages:
             problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
         if bool(self.mqtt_cert) != bool(self.mqtt_key):
@@ -71,6 +79,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             problems.append("mqtt_cert: mqtt_ca expected beside it")
         if self.mqtt_password_file and not self.mqtt_user:
             problems.append("mqtt_password_file: mqtt_user expected beside it")
+        problems += mapping.problems(self.mappings)
         if problems:
             raise ValueError("; ".join(problems))
 

@@ -9,7 +9,6 @@ import pytest
 from covey.config import load
 from covey.errors import ConfigError
 from gateway.config import GatewayConfig
-from gateway.counts import COUNTERS, GAUGES, Counts
 from gateway.tick import waits
 
 
@@ -55,19 +54,6 @@ def test_help_loads_no_client_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
-
-
-def test_counts_read_as_prometheus_text() -> None:
-    counts = Counts()
-    counts.add("received", 2, "alarm")
-    counts.add("received", 1, 'a"\\\n')
-    counts.gauges["pending"] = 3
-    text = counts.prometheus()
-    assert 'covey_gateway_received_total{kind="alarm"} 2\n' in text
-    assert 'covey_gateway_received_total{kind="a\\"\\\\\\n"} 1\n' in text
-    assert "covey_gateway_pending 3\n" in text
-    assert "covey_gateway_acks_total 0\n" in text
-    assert text.count("# TYPE") == len(COUNTERS) + len(GAUGES)
 
 
 def test_the_loop_waits_where_news_will_come_from() -> None:

@@ -12,7 +12,7 @@ from gateway.acks import AckBook
 from gateway.admit import Admission, RateLimit
 from gateway.config import GatewayConfig
 from gateway.counts import Counts
-from gateway.receiver import Received
+from gateway.receiver import Received, received
 from gateway.uplink import Uplink
 from servers import Tansu, unique
 
@@ -31,7 +31,7 @@ def _events(device: str, first: int, last: int) -> list[Received]:
     topic = topics.mqtt_topic(device, "status").encode()
     status = wire.Status("start", wire.Reported(0, "", "onnx"))
     return [
-        Received(topic, wire.make_event(wire.Identity(device, BOX, n), "status", 0.0, status), n)
+        received(topic, wire.make_event(wire.Identity(device, BOX, n), "status", 0.0, status), n)
         for n in range(first, last + 1)
     ]
 
@@ -97,7 +97,7 @@ def test_what_kafka_finds_too_large_is_put_aside_and_blocks_nothing(kafka_factor
     device = unique("d")
     uplink, acks, counts = _uplink(small.bootstrap, ack_after="store")
     one, two, three = _events(device, 1, 3)
-    big = two._replace(payload=two.payload[:-1] + b" " * 4_000 + b"}")
+    big = (two[0], two[1][:-1] + b" " * 4_000 + b"}", two[2], ())
     for message in (one, big, three):  # alone: Kafka judges whole batches
         uplink.submit(1, [message], time.time())
         _drain(uplink, 1)
