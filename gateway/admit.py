@@ -79,6 +79,7 @@ class RateLimit:
         self.burst = float(burst)
         self._buckets: dict[str, Bucket] = {}
         self._sweep_at = self._SWEEP
+        self.sweeps = 0  # after one, a bucket that somebody holds may not be its device's any more
 
     def bucket(self, device: str, now_s: float) -> Bucket:
         """The device's tokens; a new device's bucket is full."""
@@ -107,6 +108,7 @@ class RateLimit:
         full_after_s = self.burst / self.rate_s
         self._buckets = {d: b for d, b in self._buckets.items() if now_s - b.then_s < full_after_s}
         self._sweep_at = max(self._SWEEP, 2 * len(self._buckets))
+        self.sweeps += 1
 
 
 class Admission:
@@ -168,9 +170,7 @@ class Admission:
         """What the rate limit counts a plain device by; a colon, so that it is never the name of one of ours."""
         return f"mqtt:{route.key.decode()}"
 
-    def _plain(
-        self, topic: str, payload: bytes, now_s: float, user: tuple[tuple[str, str], ...]
-    ) -> Mapped | Refused:
+    def _plain(self, topic: str, payload: bytes, now_s: float, user: tuple[tuple[str, str], ...]) -> Mapped | Refused:
         route = self.mappings.find(topic)
         if route is None:
             return Refused("bad_topic", self.mappings.why_not(topic), "", None, "")

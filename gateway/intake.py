@@ -101,6 +101,7 @@ class Intake:
         self._counts = counts
         self._log = log
         self._lanes: dict[bytes, Lane | _Mapped | _Nobody] = {}
+        self._sweeps = 0
 
     def take(self, generation: int, received: list[Received], since_s: float, now_s: float) -> Batch:
         """Judge one receive's messages.
@@ -152,6 +153,9 @@ class Intake:
         batch.waiting = batch.records
         for kind, count in kinds.items():
             self._counts.add("received", count, kind)
+        for name, part in parts.items():
+            if name not in topics.KAFKA_TOPICS:
+                self._counts.add("mapped", len(part), name)
         self._counts.add("received_bytes", size)
         self._counts.observe("batch_messages", len(received))
         return batch
@@ -172,6 +176,9 @@ class Intake:
                 made = _Mapped(route, admission.rate.bucket(admission.rate_key(route), now_s))
         except (UnicodeDecodeError, WireError):
             return made  # not remembered: anybody can make up topics that are none
+        if admission.rate.sweeps != self._sweeps:
+            self._sweeps = admission.rate.sweeps
+            self._lanes.clear()  # all lanes of a device share one bucket
         self._lanes[topic] = made
         return made
 

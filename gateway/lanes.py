@@ -45,23 +45,27 @@ def _unpatterned(hint: Any) -> Any:
         return msgspec.defstruct(f"Quick{hint.__name__}", fields, frozen=True, gc=False)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        metas = [
-            Meta(ge=m.ge, gt=m.gt, le=m.le, lt=m.lt, min_length=m.min_length, max_length=m.max_length)
-            for m in args[1:]
-            if isinstance(m, Meta)
-        ]
+        metas = [Meta(**_bounds(m)) for m in args[1:] if isinstance(m, Meta)]
         return Annotated[(_unpatterned(args[0]), *metas)]
     if origin is list:
         return list[_unpatterned(args[0])]  # type: ignore[misc]  # a type made as it runs
     return hint
 
 
+def _bounds(meta: Meta) -> dict[str, Any]:
+    names = ("ge", "gt", "le", "lt", "min_length", "max_length")
+    return {name: getattr(meta, name) for name in names if getattr(meta, name) is not None}
+
+
 def _event(kind: str, data: Any) -> Any:
     """covey.wire.Event of one kind, its data decoded with it."""
     plain = get_type_hints(wire.Event, include_extras=True)
-    plain |= {"type": Literal[wire.TYPE_OF_KIND[kind]], "data": data}  # type: ignore[valid-type]  # as above
+    plain |= {"type": Literal[wire.TYPE_OF_KIND[kind]], "data": data}
     required = [(name, plain[name]) for name in ("id", "source", "type", "specversion", "time", "data")]
-    optional = [("traceparent", plain["traceparent"], ""), ("datacontenttype", plain["datacontenttype"], "application/json")]
+    optional = [
+        ("traceparent", plain["traceparent"], ""),
+        ("datacontenttype", plain["datacontenttype"], "application/json"),
+    ]
     return msgspec.defstruct(f"Quick{kind.title()}Event", [*required, *optional], frozen=True, gc=False)
 
 
@@ -134,7 +138,7 @@ class Lane:
         self._digests = ("", "")  # the last ones found to be digests: a device says the same two again and again
         self._rate, self._bucket, self._max_bytes = rate, bucket, max_bytes
 
-    def judge(self, payload: bytes, now_s: float) -> int:
+    def judge(self, payload: bytes, now_s: float) -> int:  # noqa: PLR0911  # one return for each doubt
         """The event's number when it is surely right (its outbox is then `outbox`), else LOOK_CLOSER.
 
         Takes a token only when it accepts.

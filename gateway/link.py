@@ -20,6 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from covey import topics
 from covey.errors import ConfigError, LinkError
 from gateway.config import GatewayConfig, host_port
+from gateway.mapping import Mappings
 from gateway.receiver import BatchClient, Received, StockClient, contract_problem
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Link:
         self._subscribing: set[int] = set()
         self._began_s = 0.0
         self._window = _WINDOW
+        self._max_packet = 2**28
+        self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
         self._down = ""
         self.generation = 0
@@ -77,7 +80,7 @@ class Link:
             LinkError: the broker cannot be reached.
         """
         self._drop("new connection")
-        client = self._make(client_id(self._config))
+        client = self._make(client_id(self._config), properties=self._mappings.wants_properties)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -158,6 +161,13 @@ class Link:
             self._inflight[info.mid] = token
         return bool(info.rc == 0)
 
+    def publish_many(self, messages: list[tuple[bytes, bytes]]) -> bool:
+        """Send (topic, payload) pairs with QoS 0 in one write; False when not connected."""
+        if self._client is None or not self.connected:
+            return False
+        self._client.publish_many(messages)
+        return True
+
     def lost(self) -> list[object]:
         """Tokens of QoS 1 messages that ended with their connection; call while not connected."""
         tokens = [token for token in self._inflight.values() if token is not None]
@@ -202,7 +212,8 @@ class Link:
             return
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
-        filters = topics.uplink_filters(self._config.shards)
+        self._max_packet = getattr(properties, "MaximumPacketSize", 2**28)
+        filters = (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
             part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
             _, mid = client.subscribe(part)

@@ -21,7 +21,7 @@ from gateway import filters as rules
 EVENT_TYPE = "covey.mqtt.v1"
 MAX_KEY_BYTES = 4_096
 MAX_VALUE_BYTES = 950_000  # the Kafka library's default of 1,000,000 a record, less room for key, headers and framing
-RESERVED = "covey/#"  # MQTT topics of covey itself, of this version and of later ones
+RESERVED = (f"{topics.ROOT}/+/+/+", f"{topics.ROOT}/+/{topics.GATEWAY}")  # shapes of covey's own MQTT topics
 
 # Kafka, org.apache.kafka.common.internals.Topic: legal characters and length
 _KAFKA_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -256,9 +256,11 @@ def _parse_template(template: str) -> tuple[_Part, ...]:
 
 def _filter_problem(name: str) -> str:
     problem = rules.problem(name)
-    if not problem and rules.cross(name, RESERVED):
-        problem = f"a filter that cannot match covey/... expected, {name[:120]!r} given: those topics are covey's own"
-    return problem
+    if problem:
+        return problem
+    if name.startswith(f"{topics.ROOT}/") or any(rules.cross(name, own) for own in RESERVED):
+        return f"a filter that cannot match {topics.ROOT}/... expected, {name[:120]!r} given: those are covey's own"
+    return ""
 
 
 def _topic_problem(name: str) -> str:
