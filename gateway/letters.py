@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from covey import topics, wire
 from covey.errors import WireError
-from gateway.admit import Accept, Admission, RateLimit
+from gateway import mapping
+from gateway.admit import Accept, Admission, RateLimit, Refused
+from gateway.filters import covers
+
+if TYPE_CHECKING:
+    from gateway.config import GatewayConfig
 
 _MAX_TOPIC_CHARS = 1_024  # what a letter keeps of it
+_BY_KAFKA = "kafka: "  # begins the detail where Kafka refused what a gateway had let through
 _EVENT_ID = re.compile(rb'"id"\s*:\s*"([^"\\]{1,160})"')  # also in a payload that was cut behind it
 _EVENT_TOPICS = frozenset(topics.KAFKA_OF_KIND.values())
 _KIND_OF_TYPE = {name: kind for kind, name in wire.TYPE_OF_KIND.items()}
@@ -33,6 +39,8 @@ class Outcome(StrEnum):
 class Letter(NamedTuple):
     """One record of covey.deadletter."""
 
+    partition: int
+    offset: int
     reason: str
     topic: str  # MQTT topic; a Kafka topic where Kafka or the store refused it
     key: str  # the record's: the device that a gateway knew by the topic; a store writes none
@@ -43,6 +51,7 @@ class Letter(NamedTuple):
     payload: bytes
     truncated: bool
     by_store: bool  # the store refused what a gateway had let through
+    by_kafka: bool  # Kafka did, for its size
     detail: str
 
 
@@ -76,7 +85,7 @@ class Choice(NamedTuple):
         return (
             (not self.reasons or letter.reason in self.reasons)
             and (not self.devices or letter.device in self.devices)
-            and (not self.topic or matches(self.topic, letter.topic))
+            and (not self.topic or covers(self.topic, letter.topic))
             and self.since_s <= letter.received_s <= self.until_s
         )
 
@@ -88,18 +97,35 @@ class Choice(NamedTuple):
         return letter.by_store and letter.reason not in self.reasons
 
 
-def open_letter(key: bytes | None, value: bytes, time_s: float) -> Letter:
-    """Read a record; one that is no letter comes back with the reason `unreadable` and Kafka's time."""
+def open_letter(partition: int, offset: int, key: bytes | None, value: bytes, time_s: float) -> Letter:
+    """Read a record; one that is no letter comes back with the reason `unreadable` and Kafka's time, in seconds."""
     try:
         read = wire.decode(wire.DeadLetter, value)
     except WireError as error:
-        return Letter(UNREADABLE, "", _text(key), _text(key), "", time_s, len(value), b"", False, False, error.detail)
+        return Letter(
+            partition=partition,
+            offset=offset,
+            reason=UNREADABLE,
+            topic="",
+            key=_text(key),
+            device=_text(key),
+            event_id="",
+            received_s=time_s,
+            size_bytes=len(value),
+            payload=b"",
+            truncated=False,
+            by_store=False,
+            by_kafka=False,
+            detail=error.detail,
+        )
     found = _EVENT_ID.search(read.payload)
     event_id = found.group(1).decode(errors="replace") if found else ""
     device = _text(key)
     if not device and topics.is_device(event_id.split("/")[0]):
         device = event_id.split("/")[0]
     return Letter(
+        partition=partition,
+        offset=offset,
         reason=read.reason,
         topic=read.topic,
         key=_text(key),
@@ -110,6 +136,7 @@ def open_letter(key: bytes | None, value: bytes, time_s: float) -> Letter:
         payload=read.payload,
         truncated=read.truncated or len(read.payload) != read.size_bytes,
         by_store=key is None and read.topic in _EVENT_TOPICS,  # a gateway's key is never null, only empty
+        by_kafka=read.reason == "too_large" and read.detail.startswith(_BY_KAFKA),
         detail=read.detail,
     )
 
@@ -118,21 +145,42 @@ class Judge:
     """Today's rules, without those about pace: letters are as old as they are.
 
     Args:
-        max_event_bytes: the gateway's limit.
+        config: the gateway's: its limits and mappings.
     """
 
-    def __init__(self, max_event_bytes: int) -> None:
+    def __init__(self, config: GatewayConfig) -> None:
         endless = RateLimit(rate_s=1.0, burst=2**53)
-        self._admission = Admission("replay", max_event_bytes, endless, first_presence=0)
+        self._gateway = f"{config.name}-replay"
+        self._admission = Admission(self._gateway, config.max_event_bytes, endless, first_presence=0)
+        self._mappings = mapping.Mappings(config.mappings)
 
     def judge(self, letter: Letter) -> Send | Left:
         """What to produce for a letter, or why nothing."""
         hopeless = _hopeless(letter)
         if hopeless is not None:
             return hopeless
-        if letter.topic in _EVENT_TOPICS:
+        if letter.by_store or (letter.by_kafka and letter.topic in _EVENT_TOPICS):
             return self._from_kafka(letter)
-        return self._admit(letter.topic, letter)
+        if letter.by_kafka and letter.topic in self._mappings.topics:
+            return Send(letter.topic, letter.key.encode(), letter.payload)  # a mapping's record, as it was made then
+        if letter.topic.startswith(f"{topics.ROOT}/"):
+            return self._admit(letter.topic, letter)
+        return self._plain(letter)
+
+    def _plain(self, letter: Letter) -> Send | Left:
+        """A plain device's message, by today's mappings; its user properties are not in a letter."""
+        route = self._mappings.find(letter.topic)
+        if route is None:
+            return Left(Outcome.REFUSED, "bad_topic", self._mappings.why_not(letter.topic))
+        value = letter.payload
+        if route.mapping.payload == "envelope":
+            # Made of the letter's place, so that a letter sent twice has the same id twice.
+            number = int(f"{letter.received_s * 1e3:.0f}{letter.partition:04}{letter.offset}")
+            value = mapping.envelope(route.mapping, letter.topic, value, letter.received_s, self._gateway, number)
+        if len(value) > route.mapping.max_bytes:
+            detail = f"at most {route.mapping.max_bytes} bytes expected, {len(value)} received"
+            return Left(Outcome.REFUSED, "too_large", detail)
+        return Send(route.mapping.topic, route.key, value)
 
     def _from_kafka(self, letter: Letter) -> Send | Left:
         """A letter that came after the MQTT side: its device and kind are in the event."""
@@ -151,9 +199,10 @@ class Judge:
 
     def _admit(self, topic: str, letter: Letter) -> Send | Left:
         verdict = self._admission.admit(topic.encode(), letter.payload, letter.received_s)
-        if isinstance(verdict, Accept):
-            return Send(verdict.topic, verdict.key.encode(), verdict.value)
-        return Left(Outcome.REFUSED, verdict.reason, verdict.detail)
+        if isinstance(verdict, Refused):
+            return Left(Outcome.REFUSED, verdict.reason, verdict.detail)
+        key = verdict.key.encode() if isinstance(verdict, Accept) else verdict.key
+        return Send(verdict.topic, key, verdict.value)
 
 
 def _hopeless(letter: Letter) -> Left | None:
@@ -170,27 +219,6 @@ def _hopeless(letter: Letter) -> Left | None:
     if letter.topic.startswith(f"{topics.ROOT}/") and letter.topic.endswith(f"/{topics.PRESENCE}"):
         return Left(Outcome.UNSENDABLE, topics.PRESENCE, "presence of then says nothing about now")
     return None
-
-
-def matches(pattern: str, topic: str) -> bool:
-    """Whether a topic matches an MQTT filter (MQTT 5.0, section 4.7)."""
-    wanted, levels = pattern.split("/"), topic.split("/")
-    for n, word in enumerate(wanted):
-        if word == "#":
-            return True
-        if n >= len(levels) or word not in ("+", levels[n]):
-            return False
-    return len(wanted) == len(levels)
-
-
-def filter_problem(pattern: str) -> str:
-    """What is wrong with an MQTT filter, or "" (MQTT 5.0, section 4.7.1)."""
-    levels = pattern.split("/")
-    if "#" in levels[:-1] or any("#" in level and level != "#" for level in levels):
-        return "'#' stands alone, and last"
-    if any("+" in level and level != "+" for level in levels):
-        return "'+' stands alone between slashes"
-    return ""
 
 
 def _text(key: bytes | None) -> str:

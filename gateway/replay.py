@@ -35,13 +35,16 @@ LETTERS_AT_ONCE = 500
 NAMED_AT_MOST = 1_000  # of those left, in a result
 _COMMIT_EVERY_S = 1.0
 _ASK_S = 5.0
-# The first question about a group makes the broker set up its book of offsets. The library's own names begin with "_".
+# The first question about a group makes the broker set up its book of offsets, and a topic just made has no leader yet.
+# The library's own names begin with "_".
 _PASSING = frozenset(
     getattr(KafkaError, name)
     for name in (
         "NOT_COORDINATOR",
         "COORDINATOR_NOT_AVAILABLE",
         "COORDINATOR_LOAD_IN_PROGRESS",
+        "NOT_LEADER_FOR_PARTITION",
+        "LEADER_NOT_AVAILABLE",
         "REQUEST_TIMED_OUT",
         "_WAIT_COORD",
         "_TRANSPORT",
@@ -105,8 +108,6 @@ class Result(msgspec.Struct):
 
 
 class _Chosen(msgspec.Struct, frozen=True):
-    partition: int
-    offset: int
     letter: Letter
     verdict: Send | Left
 
@@ -130,7 +131,7 @@ class Replay:
     ) -> None:
         self._config = msgspec.structs.replace(config, name=NAME)
         self._plan = plan
-        self._judge = Judge(config.max_event_bytes)
+        self._judge = Judge(config)
         self._stop = stop
         self._progress = progress
         self._marks: dict[int, Marks] = {}
@@ -242,13 +243,13 @@ class Replay:
             self.result.done_before += 1
             return
         _, time_ms = message.timestamp()
-        letter = open_letter(_bytes(message.key()), _bytes(message.value()) or b"", time_ms / 1000)
+        letter = open_letter(partition, offset, _bytes(message.key()), _bytes(message.value()) or b"", time_ms / 1000)
         if not self._plan.choice.takes(letter):
             self.result.not_chosen += 1
         elif self._plan.choice.waits(letter):
             _add(self.result.waiting_for_store, letter.reason)
         else:
-            batch.append(_Chosen(partition, offset, letter, self._judge.judge(letter)))
+            batch.append(_Chosen(letter, self._judge.judge(letter)))
 
     def _settle(self, batch: list[_Chosen], deliverer: Deliverer | None) -> None:
         """Deliver what can be sent; count and mark each letter for what became of it."""
@@ -284,7 +285,7 @@ class Replay:
         if why.outcome is Outcome.REFUSED:
             _add(self.result.refused_now, why.reason)
         if len(self.result.left) < NAMED_AT_MOST:
-            place = (one.partition, one.offset, letter.reason, why.outcome, why.reason)
+            place = (letter.partition, letter.offset, letter.reason, why.outcome, why.reason)
             named = (letter.device, letter.event_id, letter.topic, letter.size_bytes, why.detail)
             self.result.left.append(Named(*place, *named))
         else:
@@ -294,8 +295,9 @@ class Replay:
 
     def _done(self, one: _Chosen) -> None:
         if not self._plan.dry_run:
-            self._marks[one.partition].add(one.offset, one.offset)
-            self._changed.add(one.partition)
+            letter = one.letter
+            self._marks[letter.partition].add(letter.offset, letter.offset)
+            self._changed.add(letter.partition)
 
     def _commit(self, consumer: Consumer, patience_s: float) -> None:
         """Have Kafka keep the marks that changed."""

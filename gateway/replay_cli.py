@@ -72,7 +72,8 @@ def replay(
     What is still refused stays where it is, for the next replay. Exit 1 when something chosen could not be sent.
     """
     from gateway.config import GatewayConfig
-    from gateway.letters import Choice, filter_problem
+    from gateway.filters import problem as filter_problem
+    from gateway.letters import Choice
 
     settings = load(GatewayConfig, "gateway", config, {"kafka": kafka, "kafka_kind": kafka_kind})
     now_s = time.time()
@@ -82,7 +83,7 @@ def replay(
         raise UsageError(f"--since {since}: a time before --until {until} expected")
     problem = filter_problem(topic) if topic is not None else ""
     if problem:
-        raise UsageError(f"--topic {topic!r}: an MQTT filter expected: {problem}")
+        raise UsageError(f"--topic: {problem}")
     from covey import runtime
     from gateway.replay import Plan, Replay
 
