@@ -1,4 +1,4 @@
-"""`covey gateway`: run, status, check. Imports paho and confluent_kafka only inside the commands."""
+"""`covey gateway`: run, status, check, replay. Imports paho and confluent_kafka only inside the commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import status_cli
+from gateway import replay_cli, status_cli
 from gateway.config import load_config
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+replay_cli.register(app)
 
 _Config = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs for every key.")]
 _Mqtt = Annotated[str | None, typer.Option("--mqtt", help="MQTT 5 broker, host:port.")]

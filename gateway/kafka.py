@@ -137,13 +137,19 @@ def make_producer(
 
 
 def make_consumer(
-    config: GatewayConfig, group: str, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None]
+    config: GatewayConfig,
+    group: str,
+    on_commit: Callable[[KafkaError | None, list[TopicPartition]], None] | None = None,
 ) -> Consumer:
-    """A consumer for `assign`: no group is joined; only what is asked for is committed, under the name `group`."""
+    """A consumer for `assign`: no group is joined; only what is asked for is committed, under the name `group`.
+
+    Raises:
+        ConfigError: the password file cannot be read, or the library refuses the settings.
+    """
     settings: dict[str, Any] = {
         "group.id": group,
-        "on_commit": on_commit,
-        "enable.partition.eof": True,  # tells when all of desired has been read
+        **({"on_commit": on_commit} if on_commit is not None else {}),
+        "enable.partition.eof": True,  # tells when all has been read
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
@@ -193,6 +199,22 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     except TimeoutError as error:
         raise LinkError(f"kafka {config.kafka}: no answer to the creation of topics") from error
     return created
+
+
+def describe(config: GatewayConfig) -> dict[str, int]:
+    """Partitions of each topic of covey and of the mappings that exists.
+
+    Raises:
+        LinkError: no broker answers.
+        ConfigError: the password file cannot be read, or the library refuses the settings.
+    """
+    heard = Heard()
+    admin = make_admin(config, heard)
+    try:
+        have = admin.list_topics(timeout=_ASK_S).topics
+    except KafkaException as error:
+        raise LinkError(f"kafka {config.kafka}: {told(error)}") from error
+    return {name: len(have[name].partitions) for name in wanted_topics(config) if name in have}
 
 
 def _tls_problem(config: GatewayConfig) -> str:
