@@ -91,7 +91,6 @@ class Bench:
         place = self._place / f"run{self._number}"
         try:
             with Rig(place, self._kafka, candidate, job, size.devices) as rig:
-                # A slow candidate warms up on a paced run as well: connections, caches, compilers.
                 rig.warm_up(size.warm_up)
                 if part.startswith("latency"):
                     told = rig.paced(rate_s, size.latency_s)
@@ -130,7 +129,6 @@ def measure(names: list[str], parts: list[str], size: Size, paced_job: Job) -> t
             if why := ALL[name].absent(job):
                 absent[f"{job.name}, {name}"] = why
                 say(f"  not there: {name} ({job.name}): {why}")
-    # On the disk of the working copy, where there is one: /tmp may be memory.
     with (
         tempfile.TemporaryDirectory(prefix="covey-bench-") as folder,
         contextlib.contextmanager(start_kafka)(Path(folder), [RAW, COVEY]) as kafka,
@@ -178,6 +176,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--kill-s", type=float)
     parser.add_argument("--kills", type=int, help="of one run")
+    parser.add_argument("--build", action="store_true", help="fetch and build the candidates first; minutes, for Go")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = [name for name in options.candidates.split(",") if name]
@@ -185,6 +184,8 @@ def main() -> None:
         parser.error(f"--candidates: of {', '.join(ALL)} expected, {', '.join(unknown)} given")
     given = {field: getattr(options, field) for field in Size._fields if getattr(options, field, None) is not None}
     size = (QUICK if options.quick else FULL)._replace(**given)
+    for name in names if options.build else ():
+        say(f"building {name}: {ALL[name].build() or 'there'}")
     results, missing = measure(names, options.only or list(PARTS), size, JOBS[options.paced_job])
     found = figures(results)
     if options.json:
