@@ -309,7 +309,7 @@ class Rig:
         log = self.folder / "asked.log"
         command = [sys.executable, "-m", "covey", *words]
         with out.open("wb") as file:
-            done = subprocess.run(command, stdout=file, stderr=log.open("ab"), timeout=120, check=False)
+            done = subprocess.run(command, stdout=file, stderr=log.open("ab"), timeout=600, check=False)
         if done.returncode not in exits:
             raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {log.read_text()[-500:]}")
         return out.read_bytes()

@@ -1,0 +1,51 @@
+"""Trials beside the loads x faults: each with a stack, a load and promises of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from chaos import million
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from chaos.outcome import Outcome
+    from chaos.rig import Rig
+
+    Act = Callable[[Rig, Outcome, int, Callable[[str], None]], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        name: as `--faults` selects it.
+        load: what drives the stack.
+        run: called with the rig, the row to fill, the seed and where to tell progress.
+        layout: of the rig.
+        long: asked for by an option of its own, whatever `--faults` says.
+    """
+
+    name: str
+    load: str
+    run: Act
+    layout: dict[str, Any] = field(default_factory=dict)
+    long: bool = False
+
+
+def trials(options: argparse.Namespace) -> list[Trial]:
+    """All of them, as large as the options say."""
+    out: list[Trial] = []
+    if options.million:
+        out.append(
+            Trial(
+                "million",
+                "agents",
+                lambda rig, row, seed, say: million.run(rig, row, seed, options.million, options.million_kills, say),
+                long=True,
+            )
+        )
+    return out
