@@ -66,8 +66,9 @@ class Device:
         journal.write("open", name, self.outbox.id, self.outbox.last_seq)
         link = Link(name, host, port, log, keepalive_s=5, backoff=Backoff(0.2, 3.0))
         stack.callback(link.close)
-        # As the agent has it, with shorter waits: a rig of minutes stands for a life of months.
-        self.up = Uplink(self.outbox, link, SendWindow(256, 3.0, 6.0, backoff=Backoff(0.5, 5.0)), log)
+        # As the agent has it, or with shorter waits: a rig of minutes stands for a life of months.
+        hasty = SendWindow(256, 3.0, 6.0, backoff=Backoff(0.5, 5.0))
+        self.up = Uplink(self.outbox, link, SendWindow() if options.patient else hasty, log)
         self._rng = random.Random(f"{options.seed}/{name}/{os.getpid()}")
         self.due_s = 0.0
         self.put_rows = 0
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=10)
     parser.add_argument("--rate", type=float, default=5.0, help="events per second of each device")
     parser.add_argument("--shares", type=lambda text: [float(part) for part in text.split(",")], default=SHARES)
+    parser.add_argument("--patient", action="store_true", help="wait as long as the agent does before sending again")
     parser.add_argument("--prefix", default="chaos")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--drain-s", type=float, default=60.0)

@@ -49,7 +49,15 @@ class Agents:
     """Devices with the product's outbox, window and link."""
 
     def __init__(
-        self, rig: Rig, name: str, seed: int, devices: int = 10, rate_hz: float = 5.0, shares: str = "7,2,1"
+        self,
+        rig: Rig,
+        name: str,
+        seed: int,
+        devices: int = 10,
+        rate_hz: float = 5.0,
+        shares: str = "7,2,1",
+        *,
+        patient: bool = False,
     ) -> None:
         """Start nothing yet.
 
@@ -60,6 +68,7 @@ class Agents:
             devices: how many, in one process.
             rate_hz: events per second of each.
             shares: of summaries, status events and alarms; an alarm is committed at once, the others together.
+            patient: they wait as long as the agent does before they send again.
         """
         self.rig, self.name = rig, name
         self._before = 0  # events written when it was started the last time
@@ -69,7 +78,7 @@ class Agents:
         words = ["-m", "chaos.devices", str(rig.folder / "devices" / name), str(self.journal)]
         words += ["--mqtt", f"{host}:{port}", "--devices", str(devices), "--rate", str(rate_hz)]
         self._command = [sys.executable, *words, "--prefix", name, "--seed", str(seed), "--drain-s", "180"]
-        self._command += ["--shares", shares]
+        self._command += ["--shares", shares, *(["--patient"] if patient else [])]
 
     def start(self) -> None:
         self.rig.child(self.name, self._command)
@@ -101,6 +110,49 @@ class Agents:
     def verdict(self) -> dict[str, Any]:
         """After `finish`: what became of everything."""
         return judge(self.rig, [self.journal], self.name)
+
+
+class PlainDevices:
+    """Plain MQTT devices (chaos.plain); they are not killed, since they keep nothing."""
+
+    def __init__(self, rig: Rig, name: str, clients: int, rate_hz: float) -> None:
+        self.rig, self.name = rig, name
+        self._status = rig.folder / f"{name}.status"
+        host, port = rig.far_end("devices-mqtt", rig.mqtt.port)
+        words = ["-m", "chaos.plain", str(self._status), "--mqtt", f"{host}:{port}", "--prefix", name]
+        self._command = [sys.executable, *words, "--clients", str(clients), "--rate", str(rate_hz)]
+
+    def start(self) -> None:
+        self.rig.child(self.name, self._command)
+
+    def process(self) -> Process:
+        return self.rig.children[self.name]
+
+    def kill9(self) -> None:
+        self.process().kill9()
+
+    def again(self) -> None:
+        raise NotImplementedError("what a plain device had not sent is gone with it")
+
+    def writes(self) -> bool:
+        return self.progress()["written"] > 0
+
+    def progress(self) -> dict[str, int]:
+        """written, settled (confirmed by the broker), backlog (not confirmed)."""
+        with suppress(OSError, ValueError):
+            return {key: n for key, n in json.loads(self._status.read_bytes()).items() if key != "made"}
+        return {"written": 0, "settled": 0, "backlog": 0, "connected": 0}
+
+    def made(self) -> dict[str, int]:
+        """After `finish`: client -> messages 1 to n that the broker confirmed."""
+        return dict(json.loads(self._status.read_bytes())["made"])
+
+    def finish(self, timeout_s: float) -> None:
+        """Make no more, and wait until the broker has confirmed everything."""
+        ended_well(self.rig, self, timeout_s)
+
+    def verdict(self) -> dict[str, Any]:
+        raise NotImplementedError("it is in Kafka, not in the store: chaos.outage judges it")
 
 
 class Fleet:

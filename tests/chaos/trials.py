@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from chaos import million
+from chaos import million, outage, plain
 
 if TYPE_CHECKING:
     import argparse
@@ -36,9 +37,21 @@ class Trial:
     long: bool = False
 
 
+def mappings() -> bool:
+    """Whether this gateway bridges topics that are not covey's own."""
+    return importlib.util.find_spec("gateway.mapping") is not None
+
+
 def trials(options: argparse.Namespace) -> list[Trial]:
     """All of them, as large as the options say."""
-    out: list[Trial] = []
+    out = [
+        Trial(
+            "outage",
+            "agents+plain",
+            lambda rig, row, seed, say: outage.run(rig, row, seed, options.outage_s, say),
+            {"gateway_toml": plain.MAPPING} if mappings() else {},
+        )
+    ]
     if options.million:
         out.append(
             Trial(
