@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from chaos import million, outage, plain
+from chaos import bad, badness, million, outage, plain
 
 if TYPE_CHECKING:
     import argparse
@@ -50,7 +50,13 @@ def trials(options: argparse.Namespace) -> list[Trial]:
             "agents+plain",
             lambda rig, row, seed, say: outage.run(rig, row, seed, options.outage_s, say),
             {"gateway_toml": plain.MAPPING} if mappings() else {},
-        )
+        ),
+        Trial(
+            "bad-messages",
+            "agents+bad",
+            lambda rig, row, seed, say: bad.run(rig, row, seed, options.bad, say),
+            {"acl": badness.ACL, "gateway_toml": badness.GATEWAY_TOML},
+        ),
     ]
     if options.million:
         out.append(
