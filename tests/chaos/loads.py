@@ -112,6 +112,20 @@ class Agents:
         return judge(self.rig, [self.journal], self.name)
 
 
+class Crowd(Agents):
+    """Very many devices in one process that is not killed (chaos.crowd_devices)."""
+
+    def __init__(self, rig: Rig, name: str, clients: int, burst: int) -> None:
+        super().__init__(rig, name, 0)
+        # Not through the proxy: a thousand connections of it would be what is tried.
+        host, port = rig.far_end("devices-mqtt", rig.mqtt.port) if rig.net else ("127.0.0.1", rig.mqtt.port)
+        words = ["-m", "chaos.crowd_devices", str(self.journal), "--mqtt", f"{host}:{port}", "--prefix", name]
+        self._command = [sys.executable, *words, "--devices", str(clients), "--burst", str(burst)]
+
+    def again(self) -> None:
+        raise NotImplementedError("its rows are in memory: it is not to be killed")
+
+
 class PlainDevices:
     """Plain MQTT devices (chaos.plain); they are not killed, since they keep nothing."""
 

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from chaos import bad, badness, million, outage, plain
+from chaos import bad, badness, crowd, million, outage, plain
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +57,7 @@ def trials(options: argparse.Namespace) -> list[Trial]:
             lambda rig, row, seed, say: bad.run(rig, row, seed, options.bad, say),
             {"acl": badness.ACL, "gateway_toml": badness.GATEWAY_TOML},
         ),
+        Trial("crowd", "crowd", lambda rig, row, _seed, say: crowd.run(rig, row, options.clients, 2, say)),
     ]
     if options.million:
         out.append(
