@@ -85,14 +85,15 @@ class Children:
     folder: Path  # of the logs
     environ: Mapping[str, str] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
+    to_stderr: bool = False  # what they write goes where our own log goes, not to a file each
 
     def start(self, name: str, command: Sequence[str]) -> Child:
-        """Start a process, or start a dead one of that name again; its output goes to `<folder>/<name>.log`."""
+        """Start a process, or a dead one of that name again; its output goes to `<folder>/<name>.log`, or to stderr."""
         before = self.children.get(name)
         if before is not None and before.alive:
             raise ProcessError(name, "runs already")
         log = self._log(name)
-        with log.open("ab") as output:
+        with os.fdopen(os.dup(2), "ab") if self.to_stderr else log.open("ab") as output:
             process = self._spawn(command, output, output)
         child = Child(name, list(command), log, process, 1 if before is None else before.starts + 1)
         self.children[name] = child

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from covey.config import load
-from covey.errors import LinkError, UsageError
+from gateway import status_cli
 from gateway.config import GatewayConfig
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ def run(
     ack_after: Annotated[
         str | None, typer.Option("--ack-after", help="Events are safe when `kafka` has them, or the `store`.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="Split the shards among so many processes.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="One running process per name.")] = None,
     health_port: Annotated[int | None, typer.Option("--health-port", help="HTTP port of /healthz; 0: off.")] = None,
     log_level: Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")] = None,
@@ -40,6 +43,9 @@ def run(
     die_with_parent: Annotated[
         bool, typer.Option("--die-with-parent", help="End when the process that started this one ends.")
     ] = False,
+    process: Annotated[
+        int | None, typer.Option("--process", hidden=True, help="Number of this process among several: names its log.")
+    ] = None,
 ) -> None:
     """Bridge until SIGINT or SIGTERM; outages of either broker are waited out."""
     from covey import runtime
@@ -47,45 +53,26 @@ def run(
     if die_with_parent:
         runtime.die_with_parent()
     options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "kafka_kind": kafka_kind, "ack_after": ack_after}
-    options |= {"name": name, "health_port": health_port, "log_level": log_level, "log_json": log_json}
+    options |= {"processes": processes, "name": name, "health_port": health_port, "log_level": log_level}
+    options["log_json"] = log_json
     settings = load(GatewayConfig, "gateway", config, options)
     stop = runtime.install_stop()
     runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    if settings.processes > 1:
+        from gateway.pool import run as pool
+
+        pool(settings, stop)
+        return
+    if process is not None:
+        from gateway.pool import name_log_lines
+
+        name_log_lines(process)
     from gateway.bridge import run as bridge
 
     bridge(settings, stop)
 
 
-@app.command(epilog="Example: covey gateway status --health-port 8081 --json")
-def status(
-    health_port: Annotated[int | None, typer.Option("--health-port", help="Health port on this machine.")] = None,
-    url: Annotated[str | None, typer.Option("--url", help="Base URL of a gateway's health port.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
-) -> None:
-    """Ask a running gateway what it has done; exit 1 when it is not ready."""
-    import urllib.error
-    import urllib.request
-
-    if (health_port is None) == (url is None):
-        raise UsageError("one of --health-port and --url expected")
-    base = url.rstrip("/") if url is not None else f"http://127.0.0.1:{health_port}"
-    if not base.startswith(("http://", "https://")):
-        raise UsageError(f"--url: http://host:port expected, {base!r} given")
-    try:
-        with urllib.request.urlopen(f"{base}/healthz", timeout=5) as answer:  # noqa: S310  # http(s) only, above
-            seen = json.load(answer)
-    except urllib.error.HTTPError as error:
-        seen = json.load(error)  # 503: alive enough to say that it is not well
-    except (OSError, ValueError) as error:
-        raise LinkError(f"{base}: no gateway answers: {error}") from error
-    if as_json:
-        typer.echo(json.dumps(seen))
-    else:
-        for key, value in seen.items():
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "none" if isinstance(value, dict) else value
-            typer.echo(f"{key:<18} {text}")
-    if not seen.get("ready"):
-        raise typer.Exit(1)
+app.command(epilog="Example: covey gateway status --health-port 8081 --watch")(status_cli.status)
 
 
 @app.command(epilog="Example: covey gateway check --config gateway.toml")

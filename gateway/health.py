@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 
 from covey.errors import LinkError
+from gateway import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 
 class View(NamedTuple):
@@ -20,7 +21,7 @@ class View(NamedTuple):
     alive: bool  # the loop turns
     ready: bool  # subscribed, and Kafka takes what comes
     status: dict[str, object]
-    metrics: str
+    metrics: Callable[[], str]  # Prometheus text, made when asked for
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def serve(host: str, port: int, view: Callable[[], View]) -> Iterator[None]:
             elif self.path == "/readyz":
                 self._answer(200 if seen.ready else 503, "application/json", json.dumps({"ready": seen.ready}))
             elif self.path == "/metrics":
-                self._answer(200, "text/plain; version=0.0.4", seen.metrics)
+                self._answer(200, exposition.CONTENT_TYPE, seen.metrics())
             else:
                 self._answer(404, "text/plain", "one of /healthz, /readyz, /metrics expected\n")
 

@@ -9,7 +9,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -68,10 +68,14 @@ def make_producer(
     return Producer(settings)
 
 
-def make_consumer(config: GatewayConfig) -> Consumer:
-    """A consumer for `assign`: no group is joined and nothing is committed."""
+def make_consumer(
+    config: GatewayConfig, group: str, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None]
+) -> Consumer:
+    """A consumer for `assign`: no group is joined; only what is asked for is committed, under the name `group`."""
     settings = _common(config) | {
-        "group.id": f"covey-gateway-{config.name}",  # demanded by the library, not used
+        "group.id": group,
+        "on_commit": on_commit,
+        "enable.partition.eof": True,  # tells when all of desired has been read
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
@@ -79,6 +83,11 @@ def make_consumer(config: GatewayConfig) -> Consumer:
         "fetch.wait.max.ms": 25 if config.kafka_kind == "embedded" else 250,
     }
     return Consumer(settings)
+
+
+def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
+    """Covey's own topics and those of the mappings."""
+    return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
 
 
 def ensure_topics(config: GatewayConfig) -> list[str]:
@@ -90,7 +99,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     admin = AdminClient(_common(config))
     try:
         have = admin.list_topics(timeout=_ASK_S).topics
-        missing = [name for name in topics.KAFKA_TOPICS if name not in have]
+        missing = [name for name in wanted_topics(config) if name not in have]
         if not missing:
             return []
         replication = config.replication or (1 if config.kafka_kind == "embedded" else -1)
@@ -112,7 +121,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
 
 
 def describe(config: GatewayConfig) -> dict[str, int]:
-    """Partitions of each covey topic that exists.
+    """Partitions of each topic of covey and of the mappings that exists.
 
     Raises:
         LinkError: no broker answers.
@@ -121,7 +130,7 @@ def describe(config: GatewayConfig) -> dict[str, int]:
         have = AdminClient(_common(config)).list_topics(timeout=_ASK_S).topics
     except KafkaException as error:
         raise LinkError(f"kafka {config.kafka}: {told(error)}") from error
-    return {name: len(have[name].partitions) for name in topics.KAFKA_TOPICS if name in have}
+    return {name: len(have[name].partitions) for name in wanted_topics(config) if name in have}
 
 
 def _exists(error: BaseException) -> bool:
