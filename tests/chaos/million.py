@@ -65,11 +65,27 @@ def run(
     kills: int,
     say: Callable[[str], None],
     rate_hz: float = RATE_HZ,
+    most_s: float = float("inf"),
 ) -> None:
-    """Write at least so many messages, kill so often, and judge; the result goes into `row`."""
+    """Write at least so many messages, kill so often, and judge; the result goes into `row`.
+
+    Args:
+        rig: to hurt.
+        row: the result.
+        seed: of devices and moments.
+        messages: written at least.
+        kills: in all.
+        say: progress.
+        rate_hz: of each device.
+        most_s: after so long no more is written; what is missing of `messages` and `kills` is told as missed.
+    """
     rng = random.Random(f"{seed}/million/{row.load}")
     name = "million"
-    loads = [Agents(rig, f"{name}-{n}", seed + n, DEVICES, rate_hz, SHARES) for n in range(PROCESSES)]
+    loads = [
+        # As patient as the agent: rows sent again while the broker is full of them would be most of the traffic (seen).
+        Agents(rig, f"{name}-{n}", seed + n, DEVICES, rate_hz, SHARES, patient=True)
+        for n in range(PROCESSES)
+    ]
     watch = Watch(rig)
     for load in loads:
         warm(rig, load)
@@ -100,7 +116,7 @@ def run(
         if moments and written >= moments[0].written:
             for part in _strike(rig, loads, moments.pop(0), rng):
                 killed[part] = killed.get(part, 0) + 1
-        if written >= messages and not moments:
+        if (written >= messages and not moments) or now_s - begun_s > most_s:
             break
     for part in rig.parts.values():
         rig.wait(part.ready, 120.0, f"{part.name} is back")

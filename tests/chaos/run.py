@@ -222,6 +222,7 @@ def main() -> int:
     count = {"type": int, "nargs": "?", "const": 1_000_000, "default": 0, "metavar": "MESSAGES"}
     parser.add_argument("--million", help="the long run: so many messages (1,000,000) under kills", **count)  # type: ignore[arg-type]  # argparse takes it
     parser.add_argument("--million-kills", type=int, default=110, help="kills in the long run")
+    parser.add_argument("--million-minutes", type=float, default=240.0, help="judge what there is after so long")
     parser.add_argument("--outage-s", type=float, default=45.0, help="how long Kafka is down in the trial `outage`")
     parser.add_argument("--bad", type=int, default=10_000, help="messages of the trial `bad-messages`")
     parser.add_argument("--clients", type=int, default=10_000, help="clients of the trial `crowd`")

@@ -64,7 +64,15 @@ def trials(options: argparse.Namespace) -> list[Trial]:
             Trial(
                 "million",
                 "agents",
-                lambda rig, row, seed, say: million.run(rig, row, seed, options.million, options.million_kills, say),
+                lambda rig, row, seed, say: million.run(
+                    rig,
+                    row,
+                    seed,
+                    options.million,
+                    options.million_kills,
+                    say,
+                    most_s=60.0 * options.million_minutes,
+                ),
                 long=True,
             )
         )
