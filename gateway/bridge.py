@@ -20,7 +20,7 @@ from gateway.admit import Admission, RateLimit
 from gateway.counts import Counts
 from gateway.downlink import Downlink
 from gateway.link import Link
-from gateway.tick import waits
+from gateway.tick import Tick
 from gateway.uplink import Settled, Uplink
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
 
 _TELL_S = 60.0
+_ASIDE_S = 0.01  # between looks at what is not the road up
 _STALLED_S = 10.0  # Kafka has not confirmed anything for so long: not ready
 _ALIVE_S = 30.0  # a turn of the loop never takes so long; connecting takes some seconds at most
 _TRY_CAP_S = 10.0
@@ -45,11 +46,13 @@ class _Bridge:
             config.max_event_bytes,
             RateLimit(config.rate_events_s, config.rate_burst),
             first_presence=time.time_ns() // 1_000,  # above every number of an earlier life
+            mappings=config.mappings,
         )
         self.link = Link(config, log)
         self.uplink = Uplink(config, admission, self.acks, self.counts, log)
         self.downlink = Downlink(config, self.acks, self.counts, log)
-        self._received = 0
+        self._tick = Tick(time.monotonic())
+        self._aside_at_s = 0.0
         self._was_connected = False
         self._mqtt_backoff = Backoff(cap_s=_TRY_CAP_S)
         self._kafka_backoff = Backoff(cap_s=_TRY_CAP_S)
@@ -69,22 +72,24 @@ class _Bridge:
         # MQTT only when the topics exist: what comes must have somewhere to go, and presence must be true
         if self.downlink.started and not self.link.alive and now_s >= self._mqtt_at_s and not stop.is_set():
             self._start_mqtt()
-        wait = waits(
-            self._received, self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
+        wait = self._tick.waits(
+            self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
         )
         received = self.link.step(wait.socket_s, read=not self.uplink.blocked)
-        self._received = len(received)
         if received:
             self.uplink.submit(self.link.generation, received, time.time())
         self.acknowledge(self.uplink.poll(wait.report_s))
         self._follow_connection()
-        self.downlink.poll()
         now_s = time.monotonic()
-        self._on_time(now_s)
-        self.downlink.publish(self.link, now_s)
-        self._show(now_s)
-        if wait.gather_s:
-            stop.wait(wait.gather_s)
+        self._tick.saw(len(received), now_s)
+        if now_s >= self._aside_at_s or self.downlink.busy:
+            self._aside_at_s = now_s + _ASIDE_S
+            self.downlink.poll()
+            self._on_time(now_s)
+            self.downlink.publish(self.link, now_s)
+            self._show(now_s)
+        if wait.gather_s and not stop.is_set():
+            time.sleep(wait.gather_s)
 
     def acknowledge(self, settled: list[Settled]) -> None:
         """PUBACK what Kafka has, if its connection still lives; one write."""
@@ -154,6 +159,8 @@ class _Bridge:
             self.downlink.on_connected()
             self._present_at_s = 0.0
             self._republish_at_s = time.monotonic() + self.config.republish_interval_s
+        elif self._was_connected and not self.link.connected:
+            self.counts.add("connection_losses")
         self._was_connected = self.link.connected
 
     def _on_time(self, now_s: float) -> None:
@@ -181,7 +188,11 @@ class _Bridge:
 
     def _show(self, now_s: float) -> None:
         gauges = self.counts.gauges
-        gauges["pending"] = self.uplink.pending
+        gauges["pending"] = gauges["in_flight"] = self.uplink.pending
+        gauges["kafka_queue"] = self.uplink.queued
+        gauges["held_back"] = int(self.uplink.blocked)
+        gauges["generation"] = self.link.generation
+        gauges["ack_book_devices"] = len(self.acks)
         gauges["oldest_s"] = round(self.uplink.oldest_s(now_s), 3)
         gauges["mqtt_connected"] = int(self.link.connected)
         gauges["kafka_connected"] = int(self.uplink.connected)

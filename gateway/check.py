@@ -10,10 +10,9 @@ from msgspec import Struct
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from covey import topics
 from covey.errors import CoveyError, LinkError
 from gateway.config import GatewayConfig, host_port
-from gateway.kafka import describe
+from gateway.kafka import describe, wanted_topics
 from gateway.link import read_password, tls_context
 from gateway.receiver import contract_problem
 
@@ -42,7 +41,7 @@ def check(config: GatewayConfig, timeout_s: float = 5.0) -> list[Finding]:
         partitions = describe(config)
     except LinkError as error:
         return [*found, Finding("kafka", False, str(error))]
-    missing = [name for name in topics.KAFKA_TOPICS if name not in partitions]
+    missing = [name for name in wanted_topics(config) if name not in partitions]
     found.append(Finding("kafka", True, f"{config.kafka}: connected"))
     found.append(Finding("topics", True, f"{len(partitions)} there, {len(missing)} to be created by run"))
     return found

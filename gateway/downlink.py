@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -31,6 +32,11 @@ _ASK_S = 5.0
 _CONSUME = 500  # records per poll
 _MAX_COMMANDS = 10_000  # waiting for MQTT; the oldest goes first, all expire
 _ACKS_PER_STEP = 500
+
+
+@lru_cache(maxsize=131_072)  # a hash per message otherwise
+def _ack_topic(device: str) -> bytes:
+    return topics.mqtt_topic(device, "ack").encode()
 
 
 class _Command(NamedTuple):
@@ -118,11 +124,11 @@ class Downlink:
             device, payload = taken
             if link.publish(topics.mqtt_topic(device, "desired"), payload, qos=1, retain=True):
                 self._counts.add("desired")
-        for device, ack, events in self._acks.due(now_s, everything=everything):
-            # QoS 0: a lost ack is mended, the agent sends its rows again and is acknowledged again
-            if link.publish(topics.mqtt_topic(device, "ack"), wire.encode(ack), qos=0, retain=False):
-                self._counts.add("acks")
-                self._counts.add("ack_events", events)
+        # QoS 0: a lost ack is mended, the agent sends its rows again and is acknowledged again
+        due = self._acks.due(now_s, everything=everything)
+        if due and link.publish_many([(_ack_topic(one.device), one.payload) for one in due]):
+            self._counts.add("acks", len(due))
+            self._counts.add("ack_events", sum(one.events for one in due))
 
     def on_connected(self) -> None:
         """A new MQTT connection: the broker may have forgotten every retained message."""

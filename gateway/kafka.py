@@ -81,6 +81,11 @@ def make_consumer(config: GatewayConfig) -> Consumer:
     return Consumer(settings)
 
 
+def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
+    """Covey's own topics and those of the mappings."""
+    return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
+
+
 def ensure_topics(config: GatewayConfig) -> list[str]:
     """Create the topics that do not exist; returns those created.
 
@@ -90,7 +95,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     admin = AdminClient(_common(config))
     try:
         have = admin.list_topics(timeout=_ASK_S).topics
-        missing = [name for name in topics.KAFKA_TOPICS if name not in have]
+        missing = [name for name in wanted_topics(config) if name not in have]
         if not missing:
             return []
         replication = config.replication or (1 if config.kafka_kind == "embedded" else -1)
@@ -112,7 +117,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
 
 
 def describe(config: GatewayConfig) -> dict[str, int]:
-    """Partitions of each covey topic that exists.
+    """Partitions of each topic of covey and of the mappings that exists.
 
     Raises:
         LinkError: no broker answers.
@@ -121,7 +126,7 @@ def describe(config: GatewayConfig) -> dict[str, int]:
         have = AdminClient(_common(config)).list_topics(timeout=_ASK_S).topics
     except KafkaException as error:
         raise LinkError(f"kafka {config.kafka}: {told(error)}") from error
-    return {name: len(have[name].partitions) for name in topics.KAFKA_TOPICS if name in have}
+    return {name: len(have[name].partitions) for name in wanted_topics(config) if name in have}
 
 
 def _exists(error: BaseException) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway import mapping
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -45,9 +47,19 @@ def of_processes(config: GatewayConfig) -> list[GatewayConfig]:
 
 
 def _mappings(config: GatewayConfig, process: int) -> dict[str, Any]:
-    """The mappings of one process: number i of them belongs to process i % N."""
-    mappings = getattr(config, "mappings", None)
-    return {} if mappings is None else {"mappings": tuple(mappings[process :: config.processes])}
+    """The mappings of one process, in their order: group i belongs to process i % N.
+
+    Mappings of one subscription belong together, and so do those of one Kafka topic: two processes that write to it
+    would mix up the order of a device that sends on several MQTT topics.
+    """
+    parts: list[tuple[mapping.Mapping, ...]] = []
+    for group in mapping.groups(config.mappings):
+        shared = [p for p in parts if {m.topic for m in p} & {m.topic for m in group}]
+        rest = [p for p in parts if p not in shared]
+        parts = [*rest, tuple(m for p in (*shared, group) for m in p)]
+    parts.sort(key=lambda part: min(map(config.mappings.index, part)))
+    mine = [m for part in parts[process :: config.processes] for m in part]
+    return {"mappings": tuple(m for m in config.mappings if m in mine)}
 
 
 def shown(shards: Sequence[str]) -> str:

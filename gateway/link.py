@@ -20,6 +20,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from covey import topics
 from covey.errors import ConfigError, LinkError
 from gateway.config import GatewayConfig, host_port
+from gateway.mapping import Mappings
 from gateway.receiver import BatchClient, Received, StockClient, contract_problem
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Link:
         self._subscribing: set[int] = set()
         self._began_s = 0.0
         self._window = _WINDOW
+        self._max_packet = 2**28
+        self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
         self._down = ""
         self.generation = 0
@@ -77,7 +80,7 @@ class Link:
             LinkError: the broker cannot be reached.
         """
         self._drop("new connection")
-        client = self._make(client_id(self._config))
+        client = self._make(client_id(self._config), properties=self._mappings.wants_properties)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -138,12 +141,13 @@ class Link:
 
     def filters(self) -> tuple[str, ...]:
         """What is subscribed to."""
-        return topics.uplink_filters(self._config.shards)
+        return (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
 
-    def unsubscribe(self) -> None:
-        """Take on nothing more; what the broker's session holds already still comes (`move`)."""
-        if self._client is not None:
-            self._client.unsubscribe(list(self.filters()))
+    def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """Take on nothing more for these; what the broker's session holds already still comes (move.py)."""
+        for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
+            if self._client is not None:
+                self._client.unsubscribe(list(filters[start : start + _FILTERS_PER_SUBSCRIBE]))
 
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets of this connection, in order of receipt."""
@@ -166,6 +170,13 @@ class Link:
         if qos and info.rc == 0:
             self._inflight[info.mid] = token
         return bool(info.rc == 0)
+
+    def publish_many(self, messages: list[tuple[bytes, bytes]]) -> bool:
+        """Send (topic, payload) pairs with QoS 0 in one write; False when not connected."""
+        if self._client is None or not self.connected:
+            return False
+        self._client.publish_many(messages)
+        return True
 
     def lost(self) -> list[object]:
         """Tokens of QoS 1 messages that ended with their connection; call while not connected."""
@@ -214,6 +225,7 @@ class Link:
             return
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
+        self._max_packet = getattr(properties, "MaximumPacketSize", 2**28)
         filters = self.filters()
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
             part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
