@@ -36,10 +36,20 @@ class Uplink:
         if outbox.damaged:
             log.warning("%s: damaged and set aside; a new outbox %s begins", outbox.path, outbox.id)
 
-    def put(self, kind: str, data: Struct, traceparent: str = "", tells: Sequence[wire.Dropped] = ()) -> None:
-        """Queue one event; its bytes never change from here to the store."""
+    def put(
+        self,
+        kind: str,
+        data: Struct,
+        traceparent: str = "",
+        *,
+        tells: Sequence[wire.Dropped] = (),
+        answers: str = "",
+    ) -> None:
+        """Queue one event; its bytes never change from here to the store. `answers`: id of a command."""
         now_s = time.time()
-        self.outbox.put(kind, lambda identity: wire.make_event(identity, kind, now_s, data, traceparent), tells)
+        self.outbox.put(
+            kind, lambda identity: wire.make_event(identity, kind, now_s, data, traceparent), tells, answers
+        )
 
     def step(self, now_s: float) -> list[wire.Desired | wire.Command]:
         """Do what is due without waiting; `now_s` is monotonic. Returns what the cloud wants of the agent."""

@@ -6,6 +6,7 @@ because nothing is acknowledged that Kafka does not have. Keeps no state on disk
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import ExitStack
@@ -59,7 +60,7 @@ class _Bridge:
         self._mqtt_at_s = self._kafka_at_s = 0.0
         self._kafka_told = ""
         self._mqtt_told = ""
-        self._present_at_s = self._republish_at_s = 0.0
+        self._present_at_s = 0.0
         self._tell_at_s = time.monotonic() + _TELL_S
         self._told = 0
         self._turned_s = time.monotonic()
@@ -110,6 +111,7 @@ class _Bridge:
         self.downlink.publish(self.link, time.monotonic(), everything=True)
         self._say_presence(online=False)
         self.link.close(max(deadline_s, time.monotonic() + 1.0))
+        self.downlink.take_confirmed(self.link, time.monotonic())
         self.downlink.close()
         self.uplink.close()
         self.log.info("stopped; %s", self._summary())
@@ -156,9 +158,8 @@ class _Bridge:
             self.counts.add("mqtt_connects")
             kept = "resumed" if self.link.session_present else "new"
             self.log.info("mqtt %s: subscribed, session %s", self.config.mqtt, kept)
-            self.downlink.on_connected()
+            self.downlink.on_connected(time.monotonic(), resumed=self.link.session_present)
             self._present_at_s = 0.0
-            self._republish_at_s = time.monotonic() + self.config.republish_interval_s
         elif self._was_connected and not self.link.connected:
             self.counts.add("connection_losses")
         self._was_connected = self.link.connected
@@ -167,9 +168,6 @@ class _Bridge:
         if self.link.connected and now_s >= self._present_at_s:
             self._say_presence(online=True)
             self._present_at_s = now_s + self.config.presence_interval_s
-        if self.link.connected and now_s >= self._republish_at_s:
-            self.downlink.desired.again()
-            self._republish_at_s = now_s + self.config.republish_interval_s
         if now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_S
             delivered = self._delivered()
@@ -215,6 +213,9 @@ def run(config: GatewayConfig, stop: threading.Event) -> None:
         LinkError: the health port is taken.
     """
     log = logging.getLogger("gateway")
+    # Every message makes a few objects and no cycles: with the collector's defaults a large fleet is looked through all the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     with ExitStack() as stack:
         bridge = _Bridge(config, log)
         stack.callback(bridge.close)

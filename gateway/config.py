@@ -44,7 +44,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     )
     session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800  # the broker keeps our queue so long
     keepalive_s: Annotated[int, Meta(ge=2, le=3_600)] = 30
-    republish_interval_s: Seconds = 60.0  # desired, again: a memory-only broker forgets retained messages
+    republish_interval_s: Seconds = 3_600.0  # each desired once more within it, evenly spread
     presence_interval_s: Seconds = 30.0
     flush_s: Seconds = 10.0  # at an orderly stop
 

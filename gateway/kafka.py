@@ -9,7 +9,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -68,10 +68,14 @@ def make_producer(
     return Producer(settings)
 
 
-def make_consumer(config: GatewayConfig) -> Consumer:
-    """A consumer for `assign`: no group is joined and nothing is committed."""
+def make_consumer(
+    config: GatewayConfig, group: str, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None]
+) -> Consumer:
+    """A consumer for `assign`: no group is joined; only what is asked for is committed, under the name `group`."""
     settings = _common(config) | {
-        "group.id": f"covey-gateway-{config.name}",  # demanded by the library, not used
+        "group.id": group,
+        "on_commit": on_commit,
+        "enable.partition.eof": True,  # tells when all of desired has been read
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",

@@ -55,13 +55,14 @@ class Link:
         self._subscribing: set[int] = set()
         self._began_s = 0.0
         self._window = _WINDOW
-        self._max_packet = 2**28
         self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
+        self._confirmed: list[tuple[object, int]] = []
         self._down = ""
         self.generation = 0
         self.connected = False
         self.session_present = False
+        self.max_packet_bytes = 0  # the broker's; 0: it names none
 
     @property
     def alive(self) -> bool:
@@ -178,6 +179,11 @@ class Link:
         self._client.publish_many(messages)
         return True
 
+    def confirmed(self) -> list[tuple[object, int]]:
+        """(token, reason code of the PUBACK) of QoS 1 messages answered since the last call; 0 means received."""
+        confirmed, self._confirmed = self._confirmed, []
+        return confirmed
+
     def lost(self) -> list[object]:
         """Tokens of QoS 1 messages that ended with their connection; call while not connected."""
         tokens = [token for token in self._inflight.values() if token is not None]
@@ -225,10 +231,12 @@ class Link:
             return
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
-        self._max_packet = getattr(properties, "MaximumPacketSize", 2**28)
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", 0)
         filters = self.filters()
+        # retained messages of plain devices come with a new subscription, not again with each connection (MQTT 5, 3.8.3.1)
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
-            part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
+            part = [(name, options) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
             _, mid = client.subscribe(part)
             self._subscribing.add(mid)
 
@@ -241,7 +249,9 @@ class Link:
             self.connected = True
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
-        self._inflight.pop(mid, None)
+        token = self._inflight.pop(mid, None)
+        if token is not None:
+            self._confirmed.append((token, reason.value))
         if reason.is_failure:
             self._log.warning("mqtt %s: a message of ours was refused: %s", self._config.mqtt, str(reason).lower())
 
