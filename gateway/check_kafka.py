@@ -15,7 +15,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, Res
 from covey import topics
 from covey.errors import ConfigError
 from gateway.config import GatewayConfig, host_port
-from gateway.kafka import Heard, make_admin, told, wanted_topics
+from gateway.kafka import Heard, ask_metadata, make_admin, told, wanted_topics
 from gateway.probe import STEP_S, Conversation, Finding, reach
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ def check_kafka(config: GatewayConfig) -> list[Finding]:
     except ConfigError as error:
         return [*found, Finding("kafka", "FAIL", str(error), "see the file")]
     try:
-        cluster = admin.list_topics(timeout=STEP_S)
+        cluster = ask_metadata(admin, heard)
     except KafkaException as error:
-        admin.poll(0)
         why = heard.better(error)
         return [*found, Finding("kafka", "FAIL", f"{config.kafka}: {why}", _login_fix(config, why))]
     found.append(Finding("kafka", "ok", f"cluster {cluster.cluster_id}, {len(cluster.brokers)} brokers"))
@@ -149,9 +148,10 @@ def _present(config: GatewayConfig, admin: AdminClient, wanted: tuple[str, ...],
     with contextlib.suppress(KafkaException, TimeoutError, ValueError):
         future = admin.describe_cluster(include_authorized_operations=True, request_timeout=STEP_S)
         allowed = future.result(STEP_S).authorized_operations
-    if allowed is not None and config.kafka_kind == "kafka" and AclOperation.CREATE not in allowed:
-        fix = "create them, or allow this user CREATE; if it may create these by name, this line can be passed over"
-        return Finding("topics", "warn", f"{detail}, but this user may not create topics in general", fix)
+    if config.kafka_kind == "kafka" and (allowed is None or AclOperation.CREATE not in allowed):
+        fix = "create them, or allow this user CREATE; if it may create these by name, pass over this line"
+        may = "and nobody tells whether this user may" if allowed is None else "but this user may not create all topics"
+        return Finding("topics", "warn", f"{detail}, {may}", fix)
     return Finding("topics", "ok", detail)
 
 

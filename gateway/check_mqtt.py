@@ -217,7 +217,7 @@ def _leave(talk: Conversation, keep_s: int) -> None:
         keep_s: how long the session lives on (MQTT 5, 3.14.2.2.2): 0 ends our own; another client's stays its own.
     """
     with contextlib.suppress(OSError):
-        talk.more_time(2.0)
+        talk.more_time(1.0)
         talk.send(_packet(_DISCONNECT, b"\x00\x05\x11" + keep_s.to_bytes(4, "big")))
         while talk.need(len(talk.received) + 1):  # closing with unread bytes would reset the connection
             talk.received = b""
