@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -73,7 +73,7 @@ def load(
             # strict=False: environment variables are strings, and "1883" is a port
             ready[key] = msgspec.convert(value, hints[key], strict=False)
         except msgspec.ValidationError as error:
-            problems.append(f"{said_by}: {str(error)[:1].lower()}{str(error)[1:]}")
+            problems += _wrong(said_by, value, hints[key], error)
     missing = [name for name, f in fields.items() if f.required and name not in values]
     problems += [f"missing key {name!r}" for name in missing]
     made: C | None = None
@@ -94,6 +94,33 @@ def _default(field: msgspec.structs.FieldInfo) -> object:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
     return None if field.required else field.default
+
+
+def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationError) -> list[str]:
+    """What is wrong with one key's value; of a list of tables ([[key]]) every key of every table."""
+    table = next((a for a in get_args(hint) if isinstance(a, type) and issubclass(a, msgspec.Struct)), None)
+    if table is None:
+        return [f"{said_by}: {_lower(error)}"]
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        return [f"{said_by}: tables in the TOML file expected ([[...]]), {type(value).__name__} given"]
+    hints = get_type_hints(table, include_extras=True)
+    required = [f.name for f in msgspec.structs.fields(table) if f.required]
+    problems: list[str] = []
+    for index, row in enumerate(value):
+        where = f"{said_by}[{index}]"
+        problems += [f"{where}: unknown key {key!r}" for key in row if key not in hints]
+        problems += [f"{where}: missing key {key!r}" for key in required if key not in row]
+        for key in sorted(hints.keys() & row.keys()):
+            try:
+                msgspec.convert(row[key], hints[key], strict=False)
+            except msgspec.ValidationError as wrong:
+                problems.append(f"{where}.{key}: {_lower(wrong)}, {str(row[key])[:60]!r} given")
+    return problems or [f"{said_by}: {_lower(error)}"]
+
+
+def _lower(error: Exception) -> str:
+    text = str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _read(path: Path) -> dict[str, Any]:

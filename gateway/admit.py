@@ -14,6 +14,7 @@ import msgspec
 from covey import topics, wire
 from covey.errors import WireError
 from covey.sketch import Sketch
+from gateway import mapping
 
 
 class Accept(NamedTuple):
@@ -24,6 +25,16 @@ class Accept(NamedTuple):
     value: bytes
     identity: wire.Identity | None  # None for presence, which is outside the sequence
     kind: str
+
+
+class Mapped(NamedTuple):
+    """A plain device's record for Kafka."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    kind: str = "mapped"
 
 
 class Refused(NamedTuple):
@@ -44,6 +55,15 @@ _id_decoder = msgspec.json.Decoder(_OnlyId)
 _parse = lru_cache(maxsize=65_536)(topics.parse)  # sha256 and two patterns per message otherwise
 
 
+class Bucket:
+    """Tokens of one device."""
+
+    __slots__ = ("then_s", "tokens")
+
+    def __init__(self, tokens: float, then_s: float) -> None:
+        self.tokens, self.then_s = tokens, then_s
+
+
 class RateLimit:
     """Token bucket per device.
 
@@ -55,25 +75,40 @@ class RateLimit:
     _SWEEP = 4_096  # devices remembered before full buckets are forgotten
 
     def __init__(self, rate_s: float, burst: int) -> None:
-        self._rate_s = rate_s
-        self._burst = burst
-        self._buckets: dict[str, tuple[float, float]] = {}  # device -> (tokens, time_s)
+        self.rate_s = rate_s
+        self.burst = float(burst)
+        self._buckets: dict[str, Bucket] = {}
         self._sweep_at = self._SWEEP
+        self.sweeps = 0  # after one, a bucket that somebody holds may not be its device's any more
+
+    def bucket(self, device: str, now_s: float) -> Bucket:
+        """The device's tokens; a new device's bucket is full."""
+        found = self._buckets.get(device)
+        if found is None:
+            if len(self._buckets) >= self._sweep_at:
+                self._sweep(now_s)
+            found = self._buckets[device] = Bucket(self.burst, now_s)
+        return found
+
+    def take(self, bucket: Bucket, now_s: float) -> bool:
+        """Take one token; False when there is none. A clock that goes backwards adds nothing."""
+        if now_s != bucket.then_s:
+            bucket.tokens = min(self.burst, bucket.tokens + max(0.0, now_s - bucket.then_s) * self.rate_s)
+            bucket.then_s = now_s
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
 
     def allow(self, device: str, now_s: float) -> bool:
-        """Take one token; False when there is none. A clock that goes backwards adds nothing."""
-        tokens, then_s = self._buckets.get(device, (float(self._burst), now_s))
-        tokens = min(float(self._burst), tokens + max(0.0, now_s - then_s) * self._rate_s)
-        allowed = tokens >= 1.0
-        self._buckets[device] = (tokens - 1.0 if allowed else tokens, now_s)
-        if len(self._buckets) > self._sweep_at:
-            self._sweep(now_s)
-        return allowed
+        """Take one token of a device."""
+        return self.take(self.bucket(device, now_s), now_s)
 
     def _sweep(self, now_s: float) -> None:
-        full_after_s = self._burst / self._rate_s
-        self._buckets = {d: b for d, b in self._buckets.items() if now_s - b[1] < full_after_s}
+        full_after_s = self.burst / self.rate_s
+        self._buckets = {d: b for d, b in self._buckets.items() if now_s - b.then_s < full_after_s}
         self._sweep_at = max(self._SWEEP, 2 * len(self._buckets))
+        self.sweeps += 1
 
 
 class Admission:
@@ -83,21 +118,43 @@ class Admission:
         gateway: name, told in presence events.
         max_event_bytes: larger events are refused as `too_large`.
         rate: per-device limit.
-        first_presence: where numbering of presence events begins; each process life must begin higher.
+        first_presence: where numbering of presence events and envelopes begins; each process life must begin higher.
+        mappings: of plain devices' topics.
     """
 
-    def __init__(self, gateway: str, max_event_bytes: int, rate: RateLimit, first_presence: int) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        max_event_bytes: int,
+        rate: RateLimit,
+        first_presence: int,
+        mappings: tuple[mapping.Mapping, ...] = (),
+    ) -> None:
         self._gateway = gateway
-        self._max_event_bytes = max_event_bytes
-        self._rate = rate
-        self._presence = first_presence
+        self._number = first_presence
+        self.max_event_bytes = max_event_bytes
+        self.rate = rate
+        self.mappings = mapping.Mappings(mappings)
 
-    def admit(self, topic: bytes, payload: bytes, now_s: float) -> Accept | Refused:
-        """Judge one message; `now_s` is the time of receipt in seconds since the epoch."""
+    def admit(
+        self, topic: bytes, payload: bytes, now_s: float, user: tuple[tuple[str, str], ...] = ()
+    ) -> Accept | Mapped | Refused:
+        """Judge one message.
+
+        Args:
+            topic: of MQTT.
+            payload: as it came.
+            now_s: the time of receipt in seconds since the epoch.
+            user: MQTT 5 user properties, where mappings want them.
+        """
         try:
-            address = _parse(topic.decode())
+            name = topic.decode()
         except UnicodeDecodeError:
             return Refused("bad_topic", "topic is not UTF-8", "", None, "")
+        if not name.startswith(f"{topics.ROOT}/"):
+            return self._plain(name, payload, now_s, user)
+        try:
+            address = _parse(name)
         except WireError as error:
             return Refused(error.reason, error.detail, "", None, "")
         device, kind = address.device, address.kind
@@ -108,10 +165,32 @@ class Admission:
         except WireError as error:
             return Refused(error.reason, error.detail, device, own_identity(payload, device), kind)
 
+    @staticmethod
+    def rate_key(route: mapping.Route) -> str:
+        """What the rate limit counts a plain device by; a colon, so that it is never the name of one of ours."""
+        return f"mqtt:{route.key.decode()}"
+
+    def _plain(self, topic: str, payload: bytes, now_s: float, user: tuple[tuple[str, str], ...]) -> Mapped | Refused:
+        route = self.mappings.find(topic)
+        if route is None:
+            return Refused("bad_topic", self.mappings.why_not(topic), "", None, "")
+        wanted, key = route.mapping, route.key.decode()
+        value = payload
+        if wanted.payload == "envelope":
+            self._number += 1
+            trace = mapping.traceparent_of(user)
+            value = mapping.envelope(wanted, topic, payload, now_s, self._gateway, self._number, trace)
+        if len(value) > wanted.max_bytes:
+            detail = f"at most {wanted.max_bytes} bytes expected, {len(value)} received"
+            return Refused("too_large", detail, key, None, "mapped")
+        if not self.rate.allow(self.rate_key(route), now_s):
+            return Refused("too_fast", f"{key} sends faster than its rate limit", key, None, "mapped")
+        return Mapped(wanted.topic, route.key, value, mapping.headers(user) if wanted.headers else [])
+
     def _judge(self, device: str, kind: str, payload: bytes, now_s: float) -> Accept:
-        if len(payload) > self._max_event_bytes:
-            raise WireError("too_large", f"at most {self._max_event_bytes} bytes expected, {len(payload)} received")
-        if not self._rate.allow(device, now_s):
+        if len(payload) > self.max_event_bytes:
+            raise WireError("too_large", f"at most {self.max_event_bytes} bytes expected, {len(payload)} received")
+        if not self.rate.allow(device, now_s):
             raise WireError("too_fast", f"{device} sends faster than its rate limit")
         if kind == topics.PRESENCE:
             return self._presence_event(device, payload, now_s)
@@ -127,11 +206,11 @@ class Admission:
 
     def _presence_event(self, device: str, payload: bytes, now_s: float) -> Accept:
         presence = wire.decode(wire.Presence, payload)
-        self._presence += 1
+        self._number += 1
         value = wire.encode(
             wire.Event(
                 specversion="1.0",
-                id=f"{device}/{topics.PRESENCE}/{self._gateway}/{self._presence}",
+                id=f"{device}/{topics.PRESENCE}/{self._gateway}/{self._number}",
                 source=f"/covey/{device}",
                 type=wire.PRESENCE_TYPE,
                 time=wire.rfc3339(now_s),

@@ -6,6 +6,7 @@ because nothing is acknowledged that Kafka does not have. Keeps no state on disk
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from gateway.admit import Admission, RateLimit
 from gateway.counts import Counts
 from gateway.downlink import Downlink
 from gateway.link import Link
-from gateway.tick import waits
+from gateway.tick import Tick
 from gateway.uplink import Settled, Uplink
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
 
 _TELL_S = 60.0
+_ASIDE_S = 0.01  # between looks at what is not the road up
 _STALLED_S = 10.0  # Kafka has not confirmed anything for so long: not ready
 _ALIVE_S = 30.0  # a turn of the loop never takes so long; connecting takes some seconds at most
 _TRY_CAP_S = 10.0
@@ -46,11 +48,13 @@ class _Bridge:
             config.max_event_bytes,
             RateLimit(config.rate_events_s, config.rate_burst),
             first_presence=time.time_ns() // 1_000,  # above every number of an earlier life
+            mappings=config.mappings,
         )
         self.link = Link(config, log)
         self.uplink = Uplink(config, admission, self.acks, self.counts, log)
         self.downlink = Downlink(config, self.acks, self.counts, log)
-        self._received = 0
+        self._tick = Tick(time.monotonic())
+        self._aside_at_s = 0.0
         self._was_connected = False
         self._mqtt_backoff = Backoff(cap_s=_TRY_CAP_S)
         self._kafka_backoff = Backoff(cap_s=_TRY_CAP_S)
@@ -59,7 +63,7 @@ class _Bridge:
         self._mqtt_told = ""
         self._kafka_files = config.kafka_credentials.fingerprint()
         self._files_at_s = 0.0
-        self._present_at_s = self._republish_at_s = 0.0
+        self._present_at_s = 0.0
         self._tell_at_s = time.monotonic() + _TELL_S
         self._told = 0
         self._turned_s = time.monotonic()
@@ -72,22 +76,24 @@ class _Bridge:
         # MQTT only when the topics exist: what comes must have somewhere to go, and presence must be true
         if self.downlink.started and not self.link.alive and now_s >= self._mqtt_at_s and not stop.is_set():
             self._start_mqtt()
-        wait = waits(
-            self._received, self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
+        wait = self._tick.waits(
+            self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
         )
         received = self.link.step(wait.socket_s, read=not self.uplink.blocked)
-        self._received = len(received)
         if received:
             self.uplink.submit(self.link.generation, received, time.time())
         self.acknowledge(self.uplink.poll(wait.report_s))
         self._follow_connection()
-        self.downlink.poll()
         now_s = time.monotonic()
-        self._on_time(now_s)
-        self.downlink.publish(self.link, now_s)
-        self._show(now_s)
-        if wait.gather_s:
-            stop.wait(wait.gather_s)
+        self._tick.saw(len(received), now_s)
+        if now_s >= self._aside_at_s or self.downlink.busy:
+            self._aside_at_s = now_s + _ASIDE_S
+            self.downlink.poll()
+            self._on_time(now_s)
+            self.downlink.publish(self.link, now_s)
+            self._show(now_s)
+        if wait.gather_s and not stop.is_set():
+            time.sleep(wait.gather_s)
 
     def acknowledge(self, settled: list[Settled]) -> None:
         """PUBACK what Kafka has, if its connection still lives; one write."""
@@ -108,6 +114,7 @@ class _Bridge:
         self.downlink.publish(self.link, time.monotonic(), everything=True)
         self._say_presence(online=False)
         self.link.close(max(deadline_s, time.monotonic() + 1.0))
+        self.downlink.take_confirmed(self.link, time.monotonic())
         self.downlink.close()
         self.uplink.close()
         self.log.info("stopped; %s", self._summary())
@@ -154,18 +161,16 @@ class _Bridge:
             self.counts.add("mqtt_connects")
             kept = "resumed" if self.link.session_present else "new"
             self.log.info("mqtt %s: subscribed, session %s", self.config.mqtt, kept)
-            self.downlink.on_connected()
+            self.downlink.on_connected(time.monotonic(), resumed=self.link.session_present)
             self._present_at_s = 0.0
-            self._republish_at_s = time.monotonic() + self.config.republish_interval_s
+        elif self._was_connected and not self.link.connected:
+            self.counts.add("connection_losses")
         self._was_connected = self.link.connected
 
     def _on_time(self, now_s: float) -> None:
         if self.link.connected and now_s >= self._present_at_s:
             self._say_presence(online=True)
             self._present_at_s = now_s + self.config.presence_interval_s
-        if self.link.connected and now_s >= self._republish_at_s:
-            self.downlink.desired.again()
-            self._republish_at_s = now_s + self.config.republish_interval_s
         if not self.uplink.connected and now_s >= self._files_at_s:
             self._files_at_s = now_s + _FILES_S
             self._take_new_files()
@@ -197,7 +202,11 @@ class _Bridge:
 
     def _show(self, now_s: float) -> None:
         gauges = self.counts.gauges
-        gauges["pending"] = self.uplink.pending
+        gauges["pending"] = gauges["in_flight"] = self.uplink.pending
+        gauges["kafka_queue"] = self.uplink.queued
+        gauges["held_back"] = int(self.uplink.blocked)
+        gauges["generation"] = self.link.generation
+        gauges["ack_book_devices"] = len(self.acks)
         gauges["oldest_s"] = round(self.uplink.oldest_s(now_s), 3)
         gauges["mqtt_connected"] = int(self.link.connected)
         gauges["kafka_connected"] = int(self.uplink.connected)
@@ -220,6 +229,9 @@ def run(config: GatewayConfig, stop: threading.Event) -> None:
         LinkError: the health port is taken.
     """
     log = logging.getLogger("gateway")
+    # Every message makes a few objects and no cycles: with the collector's defaults a large fleet is looked through all the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     with ExitStack() as stack:
         bridge = _Bridge(config, log)
         stack.callback(bridge.close)

@@ -1,4 +1,4 @@
-"""`covey gateway`: run, status, check. Imports paho and confluent_kafka only inside the commands."""
+"""`covey gateway`: run, status, check, replay. Imports paho and confluent_kafka only inside the commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import status_cli
+from gateway import replay_cli, status_cli
 from gateway.config import load_config
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+replay_cli.register(app)
 
 _Config = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs for every key.")]
 _Mqtt = Annotated[str | None, typer.Option("--mqtt", help="MQTT 5 broker, host:port.")]
@@ -75,6 +77,40 @@ def run(
 
 
 app.command(epilog="Example: covey gateway status --health-port 8081 --watch")(status_cli.status)
+
+
+@app.command(epilog="Example: covey gateway move --config gateway.toml")
+def move(
+    config: _Config = None,
+    mqtt: _Mqtt = None,
+    kafka: _Kafka = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="As `run` will be given.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="As `run` will be given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was moved as JSON.")] = False,
+    die_with_parent: Annotated[bool, typer.Option("--die-with-parent", hidden=True, help="As of `run`.")] = False,
+) -> None:
+    """Hand to Kafka what the MQTT broker holds for an earlier layout of processes; while no gateway of that name runs.
+
+    `run` with processes > 1 does it by itself at its start; do it when going back to one process.
+    """
+    import logging
+
+    from covey import runtime
+
+    if die_with_parent:
+        runtime.die_with_parent()
+    options: dict[str, object] = {"mqtt": mqtt, "kafka": kafka, "processes": processes, "name": name}
+    settings = load_config(config, options)
+    stop = runtime.install_stop()
+    runtime.start_logging("gateway", settings.log_level, json_lines=settings.log_json)
+    from gateway.move import run as carry
+
+    moved = carry(settings, stop, logging.getLogger("gateway"))
+    if as_json:
+        typer.echo(json.dumps([{"session": m.client_id, "messages": m.messages} for m in moved]))
+    elif not die_with_parent:
+        for m in moved:
+            typer.echo(f"{m.client_id}: {m.messages} messages")
 
 
 @app.command(epilog="Example: covey gateway check --config gateway.toml")

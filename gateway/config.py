@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, structs
 from covey import topics, wire
 from covey.config import load
 from covey.credentials import Credentials
+from gateway import mapping
 from gateway.kafka_options import Options, option_problems
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     shards: tuple[str, ...] | None = None  # two hex digits each; None: the whole fleet
     processes: Annotated[int, Meta(ge=1, le=256)] = 1  # the shards are split among so many; <name>-0, <name>-1, ...
     hung_s: Seconds = 30.0  # a process of several that is not alive for so long is killed and started again
+    mappings: tuple[mapping.Mapping, ...] = ()  # [[mappings]]: plain MQTT devices (docs/gateway.md, "Any device")
 
     ack_after: Literal["kafka", "store"] = "kafka"  # store: where the Kafka broker keeps nothing on disk
-    ack_interval_s: Seconds = 0.5  # at most one ack message per device in it
+    ack_interval_s: Seconds = 1.0  # at most one ack message per device in it
     kafka_kind: Literal["kafka", "embedded"] = "kafka"
     partitions: Annotated[int, Meta(ge=1, le=1024)] = 6  # of topics that do not exist yet
     replication: Annotated[int, Meta(ge=0, le=16)] = 0  # 0: the broker's default
@@ -45,11 +47,14 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     max_event_bytes: Annotated[int, Meta(ge=256, le=wire.MAX_EVENT_BYTES)] = wire.MAX_EVENT_BYTES
     rate_events_s: Annotated[float, Meta(gt=0)] = 500.0  # sustained, per device; an agent sends about one
     rate_burst: Annotated[int, Meta(ge=1)] = 20_000  # a backlog after an outage must pass
-    receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 2_000  # MQTT 5: unacknowledged at most
+    receive_maximum: Annotated[int, Meta(ge=1, le=65_535)] = 4_000  # MQTT 5: unacknowledged at most
     queue_messages: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000  # for Kafka; when full, reading stops
+    queue_bytes: Annotated[int, Meta(ge=1_048_576, le=8_589_934_592)] = (
+        67_108_864  # received, unconfirmed; above: reading stops
+    )
     session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800  # the broker keeps our queue so long
     keepalive_s: Annotated[int, Meta(ge=2, le=3_600)] = 30
-    republish_interval_s: Seconds = 60.0  # desired, again: a memory-only broker forgets retained messages
+    republish_interval_s: Seconds = 3_600.0  # each desired once more within it, evenly spread
     presence_interval_s: Seconds = 30.0
     flush_s: Seconds = 10.0  # at an orderly stop
 
@@ -91,6 +96,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
         problems += self.mqtt_credentials.rules() + self.kafka_credentials.rules()
         problems += option_problems(self.kafka_options)
+        problems += mapping.problems(self.mappings)
         if problems:
             raise ValueError("; ".join(problems))
 

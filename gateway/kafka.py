@@ -11,7 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -139,14 +139,20 @@ def make_producer(
         raise _refused(error) from error
 
 
-def make_consumer(config: GatewayConfig) -> Consumer:
-    """A consumer for `assign`: no group is joined and nothing is committed.
+def make_consumer(
+    config: GatewayConfig,
+    group: str,
+    on_commit: Callable[[KafkaError | None, list[TopicPartition]], None] | None = None,
+) -> Consumer:
+    """A consumer for `assign`: no group is joined; only what is asked for is committed, under the name `group`.
 
     Raises:
         ConfigError: the password file cannot be read, or the library refuses the settings.
     """
     settings: dict[str, Any] = {
-        "group.id": f"covey-gateway-{config.name}",  # demanded by the library, not used
+        "group.id": group,
+        **({"on_commit": on_commit} if on_commit is not None else {}),
+        "enable.partition.eof": True,  # tells when all has been read
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
@@ -175,9 +181,9 @@ def ask_metadata(admin: AdminClient, heard: Heard) -> ClusterMetadata:
                 raise
 
 
-def wanted_topics(_config: GatewayConfig) -> tuple[str, ...]:
-    """Every topic that a gateway needs."""
-    return topics.KAFKA_TOPICS
+def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
+    """Covey's own topics and those of the mappings."""
+    return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
 
 
 def ensure_topics(config: GatewayConfig) -> list[str]:
@@ -191,7 +197,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     admin = make_admin(config, heard)
     try:
         have = ask_metadata(admin, heard).topics
-        missing = [name for name in topics.KAFKA_TOPICS if name not in have]
+        missing = [name for name in wanted_topics(config) if name not in have]
         if not missing:
             return []
         replication = config.replication or (1 if config.kafka_kind == "embedded" else -1)
@@ -211,6 +217,22 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     except TimeoutError as error:
         raise LinkError(f"kafka {config.kafka}: no answer to the creation of topics") from error
     return created
+
+
+def describe(config: GatewayConfig) -> dict[str, int]:
+    """Partitions of each topic of covey and of the mappings that exists.
+
+    Raises:
+        LinkError: no broker answers.
+        ConfigError: the password file cannot be read, or the library refuses the settings.
+    """
+    heard = Heard()
+    admin = make_admin(config, heard)
+    try:
+        have = admin.list_topics(timeout=_ASK_S).topics
+    except KafkaException as error:
+        raise LinkError(f"kafka {config.kafka}: {told(error)}") from error
+    return {name: len(have[name].partitions) for name in wanted_topics(config) if name in have}
 
 
 def _tls_problem(config: GatewayConfig) -> str:

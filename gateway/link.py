@@ -18,6 +18,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from covey import topics
 from covey.errors import ConfigError, LinkError
 from gateway.config import GatewayConfig, host_port
+from gateway.mapping import Mappings
 from gateway.receiver import BatchClient, Received, StockClient, contract_problem
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ class Link:
         self._subscribing: set[int] = set()
         self._began_s = 0.0
         self._window = _WINDOW
+        self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
+        self._confirmed: list[tuple[object, int]] = []
         self._down = self._said = ""
         self._answered = False
         self.generation = 0
         self.connected = False
         self.session_present = False
+        self.max_packet_bytes = 0  # the broker's; 0: it names none
 
     @property
     def alive(self) -> bool:
@@ -78,7 +82,7 @@ class Link:
             tls, password = self._config.mqtt_credentials.context(), self._config.mqtt_credentials.password()
         except ConfigError as error:
             raise LinkError(f"mqtt {self._config.mqtt}: {error}") from error
-        client = self._make(client_id(self._config))
+        client = self._make(client_id(self._config), properties=self._mappings.wants_properties)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -139,6 +143,15 @@ class Link:
             self._drop("no answer to connect or subscribe")
         return received
 
+    def filters(self) -> tuple[str, ...]:
+        """What is subscribed to."""
+        return (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+
+    def unsubscribe(self) -> None:
+        """Take on nothing more; what the broker's session holds already still comes (`move`)."""
+        if self._client is not None:
+            self._client.unsubscribe(list(self.filters()))
+
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets of this connection, in order of receipt."""
         if self._client is not None and mids:
@@ -161,14 +174,26 @@ class Link:
             self._inflight[info.mid] = token
         return bool(info.rc == 0)
 
+    def publish_many(self, messages: list[tuple[bytes, bytes]]) -> bool:
+        """Send (topic, payload) pairs with QoS 0 in one write; False when not connected."""
+        if self._client is None or not self.connected:
+            return False
+        self._client.publish_many(messages)
+        return True
+
+    def confirmed(self) -> list[tuple[object, int]]:
+        """(token, reason code of the PUBACK) of QoS 1 messages answered since the last call; 0 means received."""
+        confirmed, self._confirmed = self._confirmed, []
+        return confirmed
+
     def lost(self) -> list[object]:
         """Tokens of QoS 1 messages that ended with their connection; call while not connected."""
         tokens = [token for token in self._inflight.values() if token is not None]
         self._inflight.clear()
         return tokens
 
-    def close(self, deadline_s: float) -> None:
-        """Write out what is queued, say goodbye, keep the session at the broker."""
+    def close(self, deadline_s: float, *, forget: bool = False) -> None:
+        """Write out what is queued, say goodbye; keep the session at the broker, or let it `forget` us."""
         client = self._client
         while client is not None and client.socket() is not None and (client.want_write() or self._inflight):
             if time.monotonic() > deadline_s:
@@ -177,7 +202,10 @@ class Link:
             client = self._client
         if client is not None:
             client.on_disconnect = None
-            client.disconnect()
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+            if forget and self._config.session_expiry_s:  # MQTT 5, 3.14.2.2.2
+                properties.SessionExpiryInterval = 0
+            client.disconnect(properties=properties)
         self._drop("stopped", say=False)
 
     def _drop(self, why: str, *, say: bool = True) -> None:
@@ -207,9 +235,12 @@ class Link:
             return
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
-        filters = topics.uplink_filters(self._config.shards)
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", 0)
+        filters = self.filters()
+        # retained messages of plain devices come with a new subscription, not again with each connection (MQTT 5, 3.8.3.1)
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
-            part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
+            part = [(name, options) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
             _, mid = client.subscribe(part)
             self._subscribing.add(mid)
 
@@ -223,7 +254,9 @@ class Link:
             self._said = ""
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
-        self._inflight.pop(mid, None)
+        token = self._inflight.pop(mid, None)
+        if token is not None:
+            self._confirmed.append((token, reason.value))
         if reason.is_failure:
             self._log.warning("mqtt %s: a message of ours was refused: %s", self._config.mqtt, str(reason).lower())
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
 
 _RECV_BYTES = 262_144
 _PUBLISH = 0x30  # MQTT 5, 2.1.2 packet type in the high four bits
@@ -22,16 +26,34 @@ _PUBACK = 0x40
 _MAX_RECVS = 64  # per call, so that TLS records of 16 kB do not starve the rest of the loop
 
 
-class Received(NamedTuple):
-    """One PUBLISH as it came; `mid` is 0 at QoS 0 (nothing to acknowledge)."""
+# MQTT 5 user properties of a message in order, and its content type; read only when somebody wants them.
+User: TypeAlias = "tuple[tuple[str, str], ...]"
+# topic, payload, packet id (0 at QoS 0: nothing to acknowledge), properties. A plain tuple: a named one costs as much to
+# make as the rest of parsing.
+Received: TypeAlias = "tuple[bytes, bytes, int, User]"
 
-    topic: bytes
-    payload: bytes
-    mid: int
+CONTENT_TYPE = "content-type"  # the name that a message's content type has among its properties
+
+
+def received(topic: bytes, payload: bytes, mid: int = 0, user: User = ()) -> Received:
+    """One PUBLISH as it came."""
+    return topic, payload, mid, user
 
 
 class PacketError(ValueError):
     """Bytes that are no MQTT 5 packet, or one that was not agreed to."""
+
+
+def varint(number: int) -> bytes:
+    """A variable byte integer (MQTT 5, 1.5.5) of 0 to 268,435,455."""
+    if number < 128:
+        return bytes((number,))
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def read_varint(data: bytes | memoryview, pos: int, end: int) -> tuple[int, int] | None:
@@ -52,8 +74,15 @@ def read_varint(data: bytes | memoryview, pos: int, end: int) -> tuple[int, int]
     return None
 
 
-def parse_publish(flags: int, data: bytes | memoryview, pos: int, end: int) -> Received:
-    """One PUBLISH body, `data[pos:end]` (MQTT 5, 3.3); its properties are skipped.
+def parse_publish(flags: int, data: bytes, pos: int, end: int, *, properties: bool = False) -> Received:
+    """One PUBLISH body, `data[pos:end]` (MQTT 5, 3.3).
+
+    Args:
+        flags: first byte of the packet.
+        data: holds the body.
+        pos: where it begins.
+        end: where it ends.
+        properties: read user properties and content type; otherwise they are skipped.
 
     Raises:
         PacketError: lengths do not fit, QoS 2, no topic (a topic alias, which was not offered), packet id 0.
@@ -65,7 +94,7 @@ def parse_publish(flags: int, data: bytes | memoryview, pos: int, end: int) -> R
         raise PacketError("PUBLISH without a topic length")
     start = pos + 2
     pos = start + (data[pos] << 8 | data[pos + 1])
-    topic = bytes(data[start:pos])
+    topic = data[start:pos]
     mid = 0
     if qos:
         if end - pos < 2:
@@ -77,18 +106,73 @@ def parse_publish(flags: int, data: bytes | memoryview, pos: int, end: int) -> R
     length = read_varint(data, pos, end)
     if length is None:
         raise PacketError("PUBLISH without a property length")
-    pos = length[0] + length[1]
+    first = length[1]
+    pos = length[0] + first
     if pos > end:
         raise PacketError("PUBLISH shorter than its properties")
     if not topic:
         raise PacketError("PUBLISH without a topic: no topic alias was offered")
-    return Received(topic, bytes(data[pos:end]), mid)
+    user = parse_properties(data[first:pos]) if properties and pos > first else ()
+    return topic, data[pos:end], mid, user
+
+
+# MQTT 5, table 2-4: the properties of a PUBLISH with a fixed length.
+_FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
+_CONTENT_TYPE, _RESPONSE_TOPIC, _CORRELATION, _SUBSCRIPTION, _USER = 0x03, 0x08, 0x09, 0x0B, 0x26
+
+
+def parse_properties(data: bytes) -> User:
+    """User properties and content type of a PUBLISH, in order (MQTT 5, 3.3.2.3); the others are skipped.
+
+    Raises:
+        PacketError: an unknown property, lengths that do not fit, or text that is not UTF-8.
+    """
+    found: list[tuple[str, str]] = []
+    pos, end = 0, len(data)
+    while pos < end:
+        kind = data[pos]
+        pos += 1
+        if kind in _FIXED:
+            pos += _FIXED[kind]
+        elif kind == _SUBSCRIPTION:
+            number = read_varint(data, pos, end)
+            pos = end + 1 if number is None else number[1]
+        elif kind == _USER:
+            name, pos = _text(data, pos)
+            value, pos = _text(data, pos)
+            found.append((name, value))
+        elif kind == _CONTENT_TYPE:
+            value, pos = _text(data, pos)
+            found.append((CONTENT_TYPE, value))
+        elif kind in (_RESPONSE_TOPIC, _CORRELATION):
+            pos += 2 + int.from_bytes(data[pos : pos + 2], "big")
+        else:
+            raise PacketError(f"property {kind:#x} in a PUBLISH")
+        if pos > end:
+            raise PacketError("PUBLISH with a property longer than its properties")
+    return tuple(found)
+
+
+def _text(data: bytes, pos: int) -> tuple[str, int]:
+    start = pos + 2
+    end = start + int.from_bytes(data[pos:start], "big")
+    if end > len(data):
+        raise PacketError("PUBLISH with a property longer than its properties")
+    try:
+        return data[start:end].decode(), end
+    except UnicodeDecodeError as error:
+        raise PacketError("PUBLISH with a property that is not UTF-8") from error
 
 
 class StockClient(Client):
-    """paho as it is, with manual acknowledgement: the fallback, several times the CPU."""
+    """paho as it is, with manual acknowledgement: the fallback, several times the CPU.
 
-    def __init__(self, client_id: str) -> None:
+    Args:
+        client_id: of the session.
+        properties: read user properties and content types of messages.
+    """
+
+    def __init__(self, client_id: str, *, properties: bool = False) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -97,12 +181,18 @@ class StockClient(Client):
             manual_ack=True,
         )
         self.max_inflight_messages_set(0)  # the window is the link's business
+        self._wanted = properties
         self._batch: list[Received] = []
         self.on_message = self._collect
 
     def _collect(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        # the property `topic` raises on invalid UTF-8, which is admission's to judge
-        self._batch.append(Received(bytes(message._topic), bytes(message.payload), message.mid if message.qos else 0))  # noqa: SLF001
+        user: list[tuple[str, str]] = []
+        if self._wanted and message.properties is not None:
+            user += getattr(message.properties, "UserProperty", [])
+            if hasattr(message.properties, "ContentType"):
+                user.append((CONTENT_TYPE, message.properties.ContentType))
+        topic = bytes(message._topic)  # noqa: SLF001  # the property raises on invalid UTF-8, which is admission's to judge
+        self._batch.append((topic, bytes(message.payload), message.mid if message.qos else 0, tuple(user)))
 
     def take(self) -> list[Received]:
         """What came since the last call, in order."""
@@ -114,13 +204,22 @@ class StockClient(Client):
         for mid in mids:
             self.ack(mid, 1)
 
+    def publish_many(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
+        """Publish (topic, payload) pairs with QoS 0."""
+        for topic, payload in messages:
+            self.publish(topic.decode(), payload, qos=0)
+
+
+_PUBACKS = [b"\x40\x02" + mid.to_bytes(2, "big") for mid in range(65_536)]
+
 
 class BatchClient(StockClient):
     """Parses every packet of one recv; PUBLISH here, the rest by paho."""
 
-    def __init__(self, client_id: str) -> None:
-        super().__init__(client_id)
-        self._bytes = bytearray()
+    def __init__(self, client_id: str, *, properties: bool = False) -> None:
+        super().__init__(client_id, properties=properties)
+        self._parts: list[bytes] = []  # bytes of a packet that is not complete
+        self._have = 0  # their sum
         self._need = 2  # bytes without which parsing again is useless
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
@@ -148,22 +247,33 @@ class BatchClient(StockClient):
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets, in the order given, in one write; two bytes of remaining length mean success."""
         if mids:
-            packets = b"".join([b"\x40\x02" + mid.to_bytes(2, "big") for mid in mids])
-            self._packet_queue(_PUBACK, packets, 0, 0)
+            self._packet_queue(_PUBACK, b"".join([_PUBACKS[mid] for mid in mids]), 0, 0)
+
+    def publish_many(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
+        """Publish (topic, payload) pairs with QoS 0, in one write."""
+        packets: list[bytes] = []
+        for topic, payload in messages:
+            size = len(topic) + len(payload) + 3
+            packets += (b"\x30", varint(size), len(topic).to_bytes(2, "big"), topic, b"\0", payload)
+        if packets:  # under a name that paho has no more to do for: it would count every PUBLISH as one message
+            self._packet_queue(_PUBACK, b"".join(packets), 0, 0)
 
     def _take_bytes(self, data: bytes) -> MQTTErrorCode:
         with self._msgtime_mutex:
             self._last_bytes_received = self._now()
-        self._bytes += data
-        if len(self._bytes) < self._need:
-            return MQTTErrorCode.MQTT_ERR_SUCCESS
-        whole = bytes(self._bytes)
+        self._have += len(data)
+        if self._parts or self._have < self._need:
+            self._parts.append(data)
+            if self._have < self._need:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            data = b"".join(self._parts)
         try:
-            used, rc = self._parse(whole)
+            used, rc = self._parse(data)
         except PacketError as error:
             self._easy_log(LogLevel.MQTT_LOG_ERR, "%s", error)
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        del self._bytes[:used]
+        self._have = len(data) - used
+        self._parts = [data[used:]] if self._have else []
         return rc
 
     @staticmethod
@@ -176,19 +286,32 @@ class BatchClient(StockClient):
         """(bytes used, result); stops where a packet is not complete."""
         pos, end = 0, len(whole)
         self._need = 2
-        append = self._batch.append
+        append, wanted = self._batch.append, self._wanted
         while end - pos >= 2:
             command = whole[pos]
-            length = read_varint(whole, pos + 1, end)
-            if length is None:
-                break
-            body = length[1]
-            after = body + length[0]
+            size = whole[pos + 1]
+            body = pos + 2
+            if size > 127:
+                length = read_varint(whole, pos + 1, end)
+                if length is None:
+                    self._need = end - pos + 1
+                    break
+                size, body = length
+            after = body + size
             if after > end:
                 self._need = after - pos
                 break
+            if command & 0xF6 == 0x32 and size > 4:  # PUBLISH, QoS 1; DUP and RETAIN change nothing here
+                at = body + 2 + (whole[body] << 8 | whole[body + 1])  # of the packet id
+                # the ordinary message: it has a topic and an id, and no properties
+                if body + 2 < at and at + 3 <= after and not whole[at + 2]:
+                    mid = whole[at] << 8 | whole[at + 1]
+                    if mid:
+                        append((whole[body + 2 : at], whole[at + 3 : after], mid, ()))
+                        pos = after
+                        continue
             if command & 0xF0 == _PUBLISH:
-                append(parse_publish(command, whole, body, after))
+                append(parse_publish(command, whole, body, after, properties=wanted))
             else:
                 rc = self._other(command, whole[body:after])
                 if rc or self._sock is None:
@@ -241,13 +364,16 @@ def contract_problem() -> str:  # noqa: PLR0911  # one return per part of the co
         client.loop_read()
         theirs.sendall(packet[5:] + bytes([PacketTypes.PINGRESP << 4, 0]))
         client.loop_read()
-        if client.take() != [Received(b"t", b"payload", 7)]:
+        if client.take() != [received(b"t", b"payload", 7)]:
             return "a PUBLISH was not read rightly"
         if client._ping_t != 0:  # noqa: SLF001
             return "a PINGRESP did not reach paho"
         client.puback([7, 8])
         if client.want_write() or theirs.recv(64) != b"\x40\x02\x00\x07\x40\x02\x00\x08":
             return "PUBACKs were not written"
+        client.publish_many([(b"t", b"x")])
+        if client.want_write() or theirs.recv(64) != b"\x30\x05\x00\x01t\x00x":
+            return "a PUBLISH was not written"
         theirs.close()
         client.loop_read()
         if client.socket() is not None:

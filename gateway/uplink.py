@@ -1,41 +1,34 @@
-"""MQTT batches to Kafka: admit, produce, and say which packets may be acknowledged, once Kafka has them.
+"""MQTT batches to Kafka: produce, and say which packets may be acknowledged, once Kafka has them.
 
 The rule: a packet is acknowledged, and its event told to be safe, only after Kafka's delivery report, never before.
-What Kafka does not take now is kept in order and offered again; nothing is dropped. One thread.
+What Kafka does not take now is kept and offered again in the order of receipt; nothing is dropped, and nothing overtakes
+what failed before it. One thread.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from covey import topics
-from gateway.admit import Accept, Admission, Refused, dead_letter, own_identity
+from gateway.admit import Refused, dead_letter, own_identity
+from gateway.intake import Batch, Intake, Record
 from gateway.kafka import make_producer, told
 
 if TYPE_CHECKING:
     import logging
 
-    from covey import wire
     from gateway.acks import AckBook
+    from gateway.admit import Admission
     from gateway.config import GatewayConfig
     from gateway.counts import Counts
     from gateway.receiver import Received
 
 _RETRY_S = 0.5
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001  # the library's names
-
-
-class Record(NamedTuple):
-    """One record on its way to Kafka."""
-
-    topic: str
-    key: str
-    value: bytes
 
 
 class Settled(NamedTuple):
@@ -45,20 +38,31 @@ class Settled(NamedTuple):
     mids: list[int]
 
 
-class _Batch:
-    """What one receive brought; settled when each of its records is confirmed."""
+class _Flight:
+    """Records given to the library together; takes their delivery reports."""
 
-    __slots__ = ("accepted", "generation", "mids", "records", "refused", "since_s", "told", "waiting")
+    __slots__ = ("alone", "batch", "failures")
 
-    def __init__(self, generation: int, since_s: float) -> None:
-        self.generation = generation
-        self.since_s = since_s
-        self.mids: list[int] = []
-        self.records: list[Record] = []
-        self.accepted: list[wire.Identity] = []
-        self.refused: list[wire.Identity] = []
-        self.waiting = 0
-        self.told = False
+    def __init__(self, batch: Batch, failures: list[tuple[_Flight, KafkaError, Any]], *, alone: bool) -> None:
+        self.batch = batch
+        self.failures = failures
+        self.alone = alone
+
+    def report(self, error: KafkaError | None, message: Any) -> None:
+        """Called by `poll` for each record: as short as can be."""
+        if error is None:
+            self.batch.waiting -= 1
+        else:
+            self.failures.append((self, error, message))
+
+
+class _Waiting(NamedTuple):
+    """Records that the library has not got."""
+
+    batch: Batch
+    topic: str
+    records: list[Record]
+    alone: bool  # one at a time: Kafka found their batch too large
 
 
 class Uplink:
@@ -68,16 +72,17 @@ class Uplink:
         self, config: GatewayConfig, admission: Admission, acks: AckBook, counts: Counts, log: logging.Logger
     ) -> None:
         self._config = config
-        self._admission = admission
+        self._intake = Intake(admission, counts, log)
         self._acks = acks
         self._counts = counts
         self._log = log
-        self._batches: deque[_Batch] = deque()
-        self._backlog: deque[tuple[_Batch, str, list[dict[str, Any]]]] = deque()  # the library's queue was full
-        self._failed: list[tuple[_Batch, Record]] = []
+        self._batches: deque[Batch] = deque()
+        self._backlog: deque[_Waiting] = deque()  # the library's queue was full, or something before it failed
+        self._again: deque[_Waiting] = deque()  # failed; goes before the backlog, when nothing is under way
+        self._failures: list[tuple[_Flight, KafkaError, Any]] = []
         self._retry_at_s = 0.0
-        self._epoch = 0  # of the producer; reports of an older one mean nothing
         self._fatal = ""
+        self._size_bytes = 0  # payloads of all batches
         self.topics_missing = False
         self.connected = False
         self.pending = 0
@@ -85,8 +90,13 @@ class Uplink:
 
     @property
     def blocked(self) -> bool:
-        """Kafka's queue is full: nothing more should be read."""
-        return bool(self._backlog)
+        """Kafka does not keep up: nothing more should be read."""
+        return bool(self._backlog) or bool(self._again) or self._size_bytes > self._config.queue_bytes
+
+    @property
+    def queued(self) -> int:
+        """Records in the library, sent or not."""
+        return len(self._producer)
 
     def oldest_s(self, now_s: float) -> float:
         """Age of the oldest batch that Kafka has not confirmed, in seconds; `now_s` is monotonic."""
@@ -94,24 +104,14 @@ class Uplink:
 
     def submit(self, generation: int, received: list[Received], now_s: float) -> None:
         """Admit and produce one receive's messages; `now_s` is the time of receipt in seconds since the epoch."""
-        batch = _Batch(generation, time.monotonic())
-        counts, admit = self._counts, self._admission.admit
-        for topic, payload, mid in received:
-            if mid:
-                batch.mids.append(mid)
-            verdict = admit(topic, payload, now_s)
-            counts.add("received", label=verdict.kind or "unknown")
-            counts.add("received_bytes", len(payload))
-            if isinstance(verdict, Accept):
-                batch.records.append(Record(verdict.topic, verdict.key, verdict.value))
-                if verdict.identity is not None:
-                    batch.accepted.append(verdict.identity)
-            else:
-                self._put_aside(batch, verdict, topic, payload, now_s)
-        batch.waiting = len(batch.records)
+        batch = self._intake.take(generation, received, time.monotonic(), now_s)
         self.pending += batch.waiting
+        self._size_bytes += batch.size_bytes
         self._batches.append(batch)
-        self._produce(batch, batch.records)
+        for topic, records in batch.parts.items():
+            waiting = _Waiting(batch, topic, records, alone=False)
+            if self._backlog or self._again or not self._offer(waiting):
+                self._backlog.append(waiting)
 
     def poll(self, timeout_s: float) -> list[Settled]:
         """Serve delivery reports for up to `timeout_s`; returns what may be acknowledged now, oldest first."""
@@ -119,9 +119,12 @@ class Uplink:
             self._producer.poll(timeout_s)
         except KafkaException as error:  # fatal ones come out here where no callback took them
             self._fatal = self._fatal or told(error)
+        if self._failures:
+            self._judge_failures()
         if self._fatal:
             self._rebuild()
-        self._offer_again()
+        if self._again or self._backlog:
+            self._offer_again()
         return self._settle()
 
     def renew(self, why: str) -> None:
@@ -137,101 +140,130 @@ class Uplink:
 
     def close(self) -> None:
         """Give up what was not delivered: it was not acknowledged either, so the MQTT broker sends it again."""
-        self._epoch += 1
+        self._batches.clear()
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _put_aside(self, batch: _Batch, refused: Refused, topic: bytes, payload: bytes, now_s: float) -> None:
-        self._counts.add("deadletter", label=refused.reason)
-        self._log.debug("dead letter: %s: %s", refused.reason, refused.detail)
-        value = dead_letter(refused, topic, payload, now_s)
-        batch.records.append(Record(topics.DEADLETTER, refused.device, value))
-        if refused.identity is not None:
-            batch.refused.append(refused.identity)
-
-    def _produce(self, batch: _Batch, records: list[Record]) -> None:
-        by_topic: dict[str, list[dict[str, Any]]] = {}
-        for topic, key, value in records:
-            by_topic.setdefault(topic, []).append({"key": key, "value": value})
-        for topic, messages in by_topic.items():
-            if self._backlog:  # keep the order: behind what waits already
-                self._backlog.append((batch, topic, messages))
-            else:
-                self._offer(batch, topic, messages)
-
-    def _offer(self, batch: _Batch, topic: str, messages: list[dict[str, Any]]) -> bool:
-        """Hand messages to the library; False when its queue was full and the rest went to the backlog's head."""
-        report = partial(self._report, batch, self._epoch)
-        if self._producer.produce_batch(topic, messages, on_delivery=report) == len(messages):
+    def _offer(self, waiting: _Waiting) -> bool:
+        """Hand records to the library; False when it has no room for them, and then it has none of them."""
+        records = waiting.records
+        if len(self._producer) + len(records) > self._config.queue_messages and len(self._producer):
+            return False  # asked before: taken in part, what comes behind could overtake what was not
+        flight = _Flight(waiting.batch, self._failures, alone=waiting.alone)
+        if any("headers" in record for record in records):
+            self._offer_one_by_one(waiting, flight)
             return True
-        full: list[dict[str, Any]] = []
-        for message in messages:  # produce_batch marks what it did not take; for those no report comes
-            error = message.pop("_error", None)
-            if error is None:
+        if self._producer.produce_batch(waiting.topic, records, on_delivery=flight.report) != len(records):
+            for record in records:  # produce_batch marks what it did not take; for those no report comes
+                error = record.pop("_error", None)
+                if error is not None:
+                    self._fail(flight, waiting.topic, record, error)
+        return True
+
+    def _offer_one_by_one(self, waiting: _Waiting, flight: _Flight) -> None:
+        for record in waiting.records:
+            try:
+                self._producer.produce(
+                    waiting.topic,
+                    record["value"],
+                    record["key"],
+                    headers=record.get("headers"),
+                    on_delivery=flight.report,
+                )
+            except BufferError:
+                error = KafkaError(KafkaError._QUEUE_FULL)  # noqa: SLF001  # the library's name
+                self._fail(flight, waiting.topic, record, error)
+            except KafkaException as refused:
+                self._fail(flight, waiting.topic, record, refused.args[0])
+        self._counts.add("headers_produced", len(waiting.records))
+
+    def _judge_failures(self) -> None:
+        """What becomes of records that were not delivered, in the order in which they failed."""
+        failures = self._failures[:]
+        self._failures.clear()
+        before = len(self._again)
+        for flight, error, message in failures:
+            if error.code() in _PURGED:
                 continue
-            if error.code() == KafkaError._QUEUE_FULL:  # noqa: SLF001
-                full.append(message)
-            else:
-                self._not_delivered(batch, Record(topic, message["key"], message["value"]), error)
-        if full:
-            self._backlog.appendleft((batch, topic, full))
-        return not full
+            record: Record = {"key": message.key() or b"", "value": message.value()}
+            if message.headers():
+                record["headers"] = message.headers()
+            self._fail(flight, message.topic(), record, error)
+        # they are older than what waits to be tried again already
+        self._again.rotate(len(self._again) - before)
 
-    def _report(self, batch: _Batch, epoch: int, error: KafkaError | None, message: Any) -> None:
-        if epoch != self._epoch:
-            return
-        if error is None:
-            batch.waiting -= 1
-            self.pending -= 1
-            self._counts.add("delivered", label=message.topic())
-        elif error.code() not in _PURGED:
-            key = (message.key() or b"").decode()
-            self._not_delivered(batch, Record(message.topic(), key, message.value()), error)
-
-    def _not_delivered(self, batch: _Batch, record: Record, error: KafkaError) -> None:
-        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+    def _fail(self, flight: _Flight, topic: str, record: Record, error: KafkaError) -> None:
+        code, alone = error.code(), False
+        if error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001
             self._fatal = self._fatal or told(error)
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):  # noqa: SLF001
+        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):  # noqa: SLF001
             self.topics_missing = True
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and record.topic != topics.DEADLETTER:
-            # Kafka's own limit is below ours: put the event aside, or it would block its batch for ever
-            identity = own_identity(record.value, record.key)
-            if identity in batch.accepted:  # the store will never see it: ours to acknowledge
-                batch.accepted.remove(identity)
-                batch.refused.append(identity)
-            refused = Refused("too_large", f"kafka: {told(error)}", record.key, identity, "")
-            self._counts.add("deadletter", label="too_large")
-            record = Record(
-                topics.DEADLETTER, record.key, dead_letter(refused, record.topic.encode(), record.value, time.time())
-            )
-        if not self._failed:
-            self._log.warning("kafka %s: %s: producing again", self._config.kafka, told(error))
-            self._retry_at_s = time.monotonic() + _RETRY_S
-        self._failed.append((batch, record))
+        if code == KafkaError.MSG_SIZE_TOO_LARGE:
+            # Kafka judges whole batches: only what it refuses alone is too large itself
+            if flight.alone and topic != topics.DEADLETTER:
+                self._put_aside(flight.batch, topic, record, error)
+                return
+            alone = True
+        if not self._again:
+            self._log.warning("kafka %s: topic %s: %s: producing again", self._config.kafka, topic, told(error))
+            self._retry_at_s = time.monotonic() + (0.0 if alone else _RETRY_S)
+        self._again.append(_Waiting(flight.batch, topic, [record], alone))
+
+    def _put_aside(self, batch: Batch, topic: str, record: Record, error: KafkaError) -> None:
+        """Kafka's own limit is below ours: a dead letter instead, or the record would block its batch for ever."""
+        key, value = record["key"].decode(), record["value"]
+        identity = own_identity(value, key)
+        if identity in batch.accepted:  # the store will never see it: ours to acknowledge
+            batch.accepted.remove(identity)
+            batch.refused.append(identity)
+        refused = Refused("too_large", f"kafka: {told(error)}", key, identity, "")
+        self._counts.add("deadletter", label="too_large")
+        part = batch.parts[topic]
+        part.pop(next(i for i, one in enumerate(part) if (one["key"], one["value"]) == (record["key"], value)))
+        letter: Record = {"key": record["key"], "value": dead_letter(refused, topic.encode(), value, time.time())}
+        batch.put(topics.DEADLETTER, letter)
+        self._again.append(_Waiting(batch, topics.DEADLETTER, [letter], alone=False))
 
     def _offer_again(self) -> None:
-        while self._backlog:
-            if not self._offer(*self._backlog.popleft()):
-                break
-        if self._failed and time.monotonic() >= self._retry_at_s and not self.topics_missing:
-            failed, self._failed = self._failed, []
-            self._counts.add("retries", len(failed))
-            for batch, record in failed:
-                self._produce(batch, [record])
+        """What failed, when all reports are in, so that nothing is overtaken; then what waits behind it."""
+        if self._again:
+            if time.monotonic() < self._retry_at_s or self.topics_missing or len(self._producer):
+                return
+            alone = self._again[0].alone
+            self._counts.add("retries")
+            while self._again and self._again[0].alone == alone and self._offer(self._again[0]):
+                self._again.popleft()
+                if alone:
+                    return
+        while self._backlog and not self._again:
+            batch, topic, records, alone = waiting = self._backlog.popleft()
+            room = max(1, self._config.queue_messages - len(self._producer))
+            if len(records) > room:  # one receive may bring more than the queue ever holds
+                self._backlog.appendleft(_Waiting(batch, topic, records[room:], alone))
+                waiting = _Waiting(batch, topic, records[:room], alone)
+            if not self._offer(waiting):
+                self._backlog.appendleft(waiting)
+                return
+            if len(records) > room:
+                return
 
     def _settle(self) -> list[Settled]:
-        now_s = time.monotonic()
-        for batch in self._batches:
-            if batch.waiting == 0 and not batch.told:
-                batch.told = True
-                for identity in batch.refused:
-                    self._acks.add(identity, now_s)
-                if self._config.ack_after == "kafka":
-                    for identity in batch.accepted:
-                        self._acks.add(identity, now_s)
         settled: list[Settled] = []
-        while self._batches and self._batches[0].waiting == 0:  # PUBACKs go in the order of receipt
-            batch = self._batches.popleft()
+        batches, counts = self._batches, self._counts
+        while batches and batches[0].waiting == 0:  # PUBACKs go in the order of receipt
+            batch = batches.popleft()
+            now_s = time.monotonic()
+            records = 0
+            for topic, part in batch.parts.items():
+                counts.add("delivered", len(part), topic)
+                records += len(part)
+            self.pending -= records
+            self._size_bytes -= batch.size_bytes
+            if batch.refused:
+                self._acks.add_all(batch.refused, now_s)
+            if batch.accepted and self._config.ack_after == "kafka":
+                self._acks.add_all(batch.accepted, now_s)
+            counts.observe("ack_delay_s", now_s - batch.since_s, records)
             if batch.mids:
                 settled.append(Settled(batch.generation, batch.mids))
         return settled
@@ -241,17 +273,15 @@ class Uplink:
         self._log.warning("kafka %s: %s: making the producer anew", self._config.kafka, self._fatal)
         self._counts.add("producer_rebuilds")
         self._fatal = ""
-        self._epoch += 1
         self._producer.purge()
+        self._failures = []  # the old producer's reports go where nobody looks
         self._producer = self._new_producer()
+        self._again.clear()
         self._backlog.clear()
-        self._failed.clear()
-        self.pending = 0
+        self._batches = deque(batch.renewed() if batch.waiting else batch for batch in self._batches)
         for batch in self._batches:
             if batch.waiting:
-                batch.waiting = len(batch.records)
-                self.pending += batch.waiting
-                self._produce(batch, batch.records)
+                self._backlog += [_Waiting(batch, topic, part, alone=False) for topic, part in batch.parts.items()]
 
     def _new_producer(self) -> Producer:
         return make_producer(self._config, self._on_error, self._on_connected)

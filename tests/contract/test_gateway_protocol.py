@@ -10,6 +10,7 @@ from covey import topics, wire
 from gateway.acks import AckBook
 from gateway.admit import Accept, Admission, RateLimit, Refused, dead_letter
 from gateway.desired import DesiredBook
+from gateway.mapping import Mapping, envelope
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 EXAMPLES = {name: text.encode() for name, text in re.findall(r"```json (\w+)\n(.*?)\n```", PAGE, re.DOTALL)}
@@ -72,3 +73,26 @@ def test_every_reason_of_a_refusal_is_in_the_table_and_the_letter_has_the_fields
     )
     for reason in ("bad_topic", "topic_mismatch", "too_large", "too_fast", refused.reason):
         assert f"| `{reason}` |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("example", "topic", "payload", "number", "traceparent"),
+    [
+        (
+            "mqtt",
+            "tele/plug/SENSOR",
+            b'{"Time":"2026-11-23T08:00:10","ENERGY":{"Total":3.50,"Power":12}}',
+            1795420810250001,
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+        ("mqtt_bytes", "tele/plug/LWT", b"Online", 1795420810250002, ""),
+    ],
+)
+def test_the_envelope_of_a_plain_message_is_that_of_the_example_byte_for_byte(
+    example: str, topic: str, payload: bytes, number: int, traceparent: str
+) -> None:
+    mapping = Mapping(filter="tele/+/+", topic="tasmota", key="{1}", payload="envelope", headers=True)
+    made = envelope(mapping, topic, payload, 1_795_420_810.25, "gw-1", number, traceparent)
+    assert made == EXAMPLES[example]
+    section = PAGE.split("## Plain MQTT")[1].split("\n## ")[0]
+    assert all(f"| `{field}` |" in section for field in json.loads(made))

@@ -45,7 +45,7 @@ def test_stock_paho_yields_the_same_batches_and_acknowledges_in_order() -> None:
         while len(got) < 3:
             assert client.loop_read() == 0
             got += client.take()
-        client.puback([m.mid for m in got if m.mid])
+        client.puback([mid for _topic, _payload, mid, _user in got if mid])
         acks = b""
         while len(acks) < 8:
             acks += theirs.recv(100)

@@ -201,6 +201,12 @@ def doors(tmp_path_factory):
         yield made
 
 
+@pytest.fixture(scope="session")
+def brokers_of():
+    """brokers_of(kind, folder): brokers of one file alone, where what is in covey's own topics is counted."""
+    return Brokers
+
+
 @pytest.fixture
 def own_brokers(tmp_path):
     """iotcore and Tansu of this test alone, to be killed."""

@@ -9,7 +9,7 @@ import pytest
 from covey.config import load
 from covey.errors import ConfigError
 from gateway.config import GatewayConfig
-from gateway.tick import waits
+from gateway.tick import Tick
 
 
 def test_defaults_serve_the_whole_fleet() -> None:
@@ -57,7 +57,23 @@ def test_help_loads_no_client_library() -> None:
 
 
 def test_the_loop_waits_where_news_will_come_from() -> None:
-    assert waits(0, 0, linked=True, busy=False).socket_s > 0  # idle: the socket
-    assert waits(1, 5, linked=True, busy=False).report_s > 0  # sparse: the delivery report
-    assert waits(500, 500, linked=True, busy=False).gather_s > 0  # dense: let bytes gather
-    assert waits(0, 0, linked=False, busy=False).report_s > 0  # no socket: still not spinning
+    tick = Tick(0.0)
+    assert tick.waits(0, linked=True, busy=False).socket_s > 0  # idle: the socket
+    assert tick.waits(5, linked=True, busy=False).report_s > 0  # sparse: the delivery report
+    assert tick.waits(0, linked=False, busy=False).report_s > 0  # no socket: still not spinning
+
+
+def test_the_denser_the_traffic_the_longer_bytes_gather_up_to_a_bound() -> None:
+    sleeps = []
+    for rate in (1_000, 5_000, 20_000, 200_000):
+        tick = Tick(0.0)
+        for n in range(1, 201):
+            tick.saw(rate // 100, n * 0.01)
+        assert abs(tick.rate_s - rate) < 0.01 * rate
+        wait = tick.waits(5, linked=True, busy=False)
+        assert wait.socket_s == wait.report_s == 0.0
+        sleeps.append(wait.gather_s)
+        for n in range(201, 401):
+            tick.saw(0, n * 0.01)
+        assert tick.waits(5, linked=True, busy=False).report_s > 0  # sparse again
+    assert sleeps == pytest.approx([0.004, 0.01, 0.0325, 0.04], rel=0.001)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from gateway.receiver import BatchClient, PacketError, Received, parse_publish, read_varint
+from gateway.receiver import BatchClient, PacketError, Received, parse_publish, read_varint, received
 
 
 def _varint(n: int) -> bytes:
@@ -36,7 +36,7 @@ def test_varints_of_one_to_four_bytes() -> None:
 def test_properties_are_skipped_whatever_their_length() -> None:
     for size in (0, 1, 126, 127, 128, 200, 16_400):
         body = b"\x00\x01t\x00\x05" + _varint(size) + b"p" * size + b"data"
-        assert parse_publish(0x32, body, 0, len(body)) == Received(b"t", b"data", 5)
+        assert parse_publish(0x32, body, 0, len(body)) == received(b"t", b"data", 5)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_packets_cut_anywhere_come_out_whole_in_order_and_once() -> None:
         size = rng.choice((0, 1, 120, 130, 5_000, 70_000 if n % 100 == 0 else 10))
         payload = rng.randbytes(size)
         mid = 0 if n % 7 == 0 else n + 1
-        wanted.append(Received(b"a/%d" % n, payload, mid))
+        wanted.append(received(b"a/%d" % n, payload, mid))
         stream += _publish(b"a/%d" % n, payload, mid, rng.randbytes(rng.choice((0, 3, 150))))
         if n % 10 == 0:
             stream += b"\xd0\x00"  # PINGRESP between
@@ -98,7 +98,7 @@ def test_a_malformed_packet_ends_the_connection() -> None:
         client.on_disconnect = lambda *_args: ended.append(1)
         theirs.sendall(_publish(b"t", b"good", 1) + b"\x34\x06\x00\x01t\x00\x05\x00")
         client.loop_read()
-        assert client.take() == [Received(b"t", b"good", 1)]
+        assert client.take() == [received(b"t", b"good", 1)]
         assert client.socket() is None
         assert ended
     finally:

@@ -12,7 +12,7 @@ from gateway.acks import AckBook
 from gateway.admit import Admission, RateLimit
 from gateway.config import GatewayConfig
 from gateway.counts import Counts
-from gateway.receiver import Received
+from gateway.receiver import Received, received
 from gateway.uplink import Uplink
 from servers import Tansu, unique
 
@@ -31,7 +31,7 @@ def _events(device: str, first: int, last: int) -> list[Received]:
     topic = topics.mqtt_topic(device, "status").encode()
     status = wire.Status("start", wire.Reported(0, "", "onnx"))
     return [
-        Received(topic, wire.make_event(wire.Identity(device, BOX, n), "status", 0.0, status), n)
+        received(topic, wire.make_event(wire.Identity(device, BOX, n), "status", 0.0, status), n)
         for n in range(first, last + 1)
     ]
 
@@ -61,12 +61,13 @@ def test_a_full_queue_stops_reading_and_loses_nothing_when_kafka_comes(tmp_path)
     assert uplink.blocked
     assert uplink.pending == 130
     assert not poll(lambda: bool(uplink.poll(0.05)), 1.0)
-    assert acks.due(time.monotonic()) == []
+    assert acks.due(time.monotonic(), everything=True) == []
     with late:
         late.create_topics([topics.STATUS], partitions=2, exist_ok=True)
         assert _drain(uplink, 130) == list(range(1, 131))
         assert not uplink.blocked
-        ((who, ack, events),) = acks.due(time.monotonic())
+        ((who, payload, events),) = acks.due(time.monotonic(), everything=True)
+        ack = wire.decode(wire.Ack, payload)
         assert (who, ack.acks[0].ranges, events) == (device, [(1, 130)], 130)
         uplink.close()
 
@@ -85,7 +86,8 @@ def test_a_fatal_producer_error_is_mended_by_a_new_producer(tmp_path) -> None:
         late.create_topics([topics.STATUS], exist_ok=True)
         assert _drain(uplink, 30) == list(range(1, 31))
         assert uplink.pending == 0
-        ((_, ack, _),) = acks.due(time.monotonic())
+        ((_, payload, _),) = acks.due(time.monotonic(), everything=True)
+        ack = wire.decode(wire.Ack, payload)
         assert ack.acks[0].ranges == [(1, 30)]
         uplink.close()
 
@@ -97,12 +99,13 @@ def test_what_kafka_finds_too_large_is_put_aside_and_blocks_nothing(kafka_factor
     device = unique("d")
     uplink, acks, counts = _uplink(small.bootstrap, ack_after="store")
     one, two, three = _events(device, 1, 3)
-    big = two._replace(payload=two.payload[:-1] + b" " * 4_000 + b"}")
+    big = (two[0], two[1][:-1] + b" " * 4_000 + b"}", two[2], ())
     for message in (one, big, three):  # alone: Kafka judges whole batches
         uplink.submit(1, [message], time.time())
         _drain(uplink, 1)
     assert counts.get("deadletter", "too_large") == 1
     assert counts.get("delivered", topics.DEADLETTER) == 1
-    ((_, ack, _),) = acks.due(time.monotonic())
+    ((_, payload, _),) = acks.due(time.monotonic(), everything=True)
+    ack = wire.decode(wire.Ack, payload)
     assert ack.acks[0].ranges == [(2, 2)]  # what the store will never see is ours to acknowledge
     uplink.close()

@@ -1,0 +1,216 @@
+"""One receive's messages, judged and laid out for Kafka. Pure: no socket, no clock, no Kafka client.
+
+What one MQTT topic decides is worked out once and kept (gateway/lanes.py for covey's devices, `_Mapped` for plain ones);
+what the quick road does not accept goes to gateway.admit, which alone refuses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from covey import topics
+from covey.errors import WireError
+from gateway.admit import Accept, Mapped, Refused, dead_letter
+from gateway.lanes import LOOK_CLOSER, MAX_LANES, Lane
+
+if TYPE_CHECKING:
+    import logging
+
+    from gateway.admit import Admission, Bucket
+    from gateway.counts import Counts
+    from gateway.mapping import Route
+    from gateway.receiver import Received
+
+# As `produce_batch` takes it: value, key, and headers where there are some.
+Record = dict[str, Any]
+
+
+class Batch:
+    """What one receive brought; settled when each of its records is confirmed.
+
+    Attributes:
+        generation: of the MQTT connection it came by.
+        since_s: when it came, monotonic.
+        mids: packets to acknowledge, in order.
+        parts: Kafka topic -> records, in order.
+        accepted: (device, outbox, seq) of events on their way to the store.
+        refused: the same of those put aside.
+        waiting: records that Kafka has not confirmed.
+        size_bytes: payloads together.
+    """
+
+    __slots__ = ("accepted", "generation", "mids", "parts", "refused", "since_s", "size_bytes", "waiting")
+
+    def __init__(self, generation: int, since_s: float) -> None:
+        self.generation = generation
+        self.since_s = since_s
+        self.mids: list[int] = []
+        self.parts: dict[str, list[Record]] = {}
+        self.accepted: list[tuple[str, str, int]] = []
+        self.refused: list[tuple[str, str, int]] = []
+        self.waiting = 0
+        self.size_bytes = 0
+
+    @property
+    def records(self) -> int:
+        """How many records it has."""
+        return sum(map(len, self.parts.values()))
+
+    def put(self, topic: str, record: Record) -> None:
+        """One more record for a topic."""
+        part = self.parts.get(topic)
+        if part is None:
+            self.parts[topic] = [record]
+        else:
+            part.append(record)
+
+    def renewed(self) -> Batch:
+        """The same batch with nothing confirmed; late reports of the old one mean nothing to it."""
+        fresh = Batch(self.generation, self.since_s)
+        fresh.mids, fresh.parts, fresh.size_bytes = self.mids, self.parts, self.size_bytes
+        fresh.accepted, fresh.refused = self.accepted, self.refused
+        fresh.waiting = self.records
+        return fresh
+
+
+class _Mapped:
+    """One topic of a plain device."""
+
+    __slots__ = ("bucket", "key", "max_bytes", "plain", "route", "topic")
+
+    def __init__(self, route: Route, bucket: Bucket) -> None:
+        mapping = route.mapping
+        self.route, self.key, self.topic = route, route.key, mapping.topic
+        self.max_bytes = mapping.max_bytes
+        self.plain = mapping.payload == "raw" and not mapping.headers
+        self.bucket = bucket
+
+
+class _Nobody:
+    """A topic that the quick road knows nothing of."""
+
+
+_NOBODY = _Nobody()
+
+
+class Intake:
+    """The judging side of a gateway: remembers topics, counts what comes."""
+
+    def __init__(self, admission: Admission, counts: Counts, log: logging.Logger) -> None:
+        self._admission = admission
+        self._counts = counts
+        self._log = log
+        self._lanes: dict[bytes, Lane | _Mapped | _Nobody] = {}
+        self._sweeps = 0
+
+    def take(self, generation: int, received: list[Received], since_s: float, now_s: float) -> Batch:
+        """Judge one receive's messages.
+
+        Args:
+            generation: of the MQTT connection.
+            received: as they came.
+            since_s: monotonic time of receipt.
+            now_s: the same in seconds since the epoch.
+        """
+        batch = Batch(generation, since_s)
+        lanes, allow, parts, accepted = self._lanes, self._admission.rate.take, batch.parts, batch.accepted
+        kinds: dict[str, int] = {}
+        size = 0
+        for topic, payload, _mid, user in received:
+            size += len(payload)
+            lane = lanes.get(topic)
+            if lane is None:
+                lane = self._lane(topic, now_s)
+            if lane.__class__ is Lane:
+                seq = lane.judge(payload, now_s)
+                if seq != LOOK_CLOSER:
+                    record: Record = {"key": lane.key, "value": payload}
+                    if lane.traced and lane.trace:
+                        record["headers"] = [("traceparent", lane.trace.encode())]
+                    accepted.append((lane.device, lane.outbox, seq))
+                    kinds[lane.kind] = kinds.get(lane.kind, 0) + 1
+                else:
+                    self._closer(batch, kinds, topic, payload, user, now_s)
+                    continue
+            elif (
+                lane.__class__ is _Mapped
+                and lane.plain
+                and len(payload) <= lane.max_bytes
+                and allow(lane.bucket, now_s)
+            ):
+                record = {"key": lane.key, "value": payload}
+                kinds["mapped"] = kinds.get("mapped", 0) + 1
+            else:
+                self._closer(batch, kinds, topic, payload, user, now_s)
+                continue
+            part = parts.get(lane.topic)
+            if part is None:
+                parts[lane.topic] = [record]
+            else:
+                part.append(record)
+        batch.mids = [message[2] for message in received if message[2]]
+        batch.size_bytes = size
+        batch.waiting = batch.records
+        for kind, count in kinds.items():
+            self._counts.add("received", count, kind)
+        for name, part in parts.items():
+            if name not in topics.KAFKA_TOPICS:
+                self._counts.add("mapped", len(part), name)
+        self._counts.add("received_bytes", size)
+        self._counts.observe("batch_messages", len(received))
+        return batch
+
+    def _lane(self, topic: bytes, now_s: float) -> Lane | _Mapped | _Nobody:
+        if len(self._lanes) >= MAX_LANES:
+            self._lanes.clear()
+        made: Lane | _Mapped | _Nobody = _NOBODY
+        admission = self._admission
+        try:
+            name = topic.decode()
+            if name.startswith(f"{topics.ROOT}/"):
+                address = topics.parse(name)
+                if address.kind in topics.UP_KINDS:
+                    bucket = admission.rate.bucket(address.device, now_s)
+                    made = Lane(address, admission.rate, bucket, admission.max_event_bytes)
+            elif (route := admission.mappings.find(name)) is not None:
+                made = _Mapped(route, admission.rate.bucket(admission.rate_key(route), now_s))
+        except (UnicodeDecodeError, WireError):
+            return made  # not remembered: anybody can make up topics that are none
+        if admission.rate.sweeps != self._sweeps:
+            self._sweeps = admission.rate.sweeps
+            self._lanes.clear()  # all lanes of a device share one bucket
+        self._lanes[topic] = made
+        return made
+
+    def _closer(
+        self,
+        batch: Batch,
+        kinds: dict[str, int],
+        topic: bytes,
+        payload: bytes,
+        user: tuple[tuple[str, str], ...],
+        now_s: float,
+    ) -> None:
+        """The slow road: admission decides, and says why not."""
+        verdict = self._admission.admit(topic, payload, now_s, user)
+        if isinstance(verdict, Accept):
+            batch.put(verdict.topic, {"key": verdict.key.encode(), "value": verdict.value})
+            if verdict.identity is not None:
+                batch.accepted.append(verdict.identity)
+        elif isinstance(verdict, Mapped):
+            record: Record = {"key": verdict.key, "value": verdict.value}
+            if verdict.headers:
+                record["headers"] = verdict.headers
+            batch.put(verdict.topic, record)
+        else:
+            self._put_aside(batch, verdict, topic, payload, now_s)
+        kind = verdict.kind or "unknown"
+        kinds[kind] = kinds.get(kind, 0) + 1
+
+    def _put_aside(self, batch: Batch, refused: Refused, topic: bytes, payload: bytes, now_s: float) -> None:
+        self._counts.add("deadletter", label=refused.reason)
+        self._log.debug("dead letter: %s: %s", refused.reason, refused.detail)
+        value = dead_letter(refused, topic, payload, now_s)
+        batch.put(topics.DEADLETTER, {"key": refused.device.encode(), "value": value})
+        if refused.identity is not None:
+            batch.refused.append(refused.identity)

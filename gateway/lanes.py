@@ -1,0 +1,196 @@
+"""The quick road of admission: what is surely right is accepted with one decode; all else is left to gateway.admit.
+
+A lane is all that one MQTT topic of a device decides, worked out once. `Lane.judge` never refuses: it says "accepted" only
+where `Admission.admit` would accept as well (tests/gateway/test_lanes.py holds it to that), and "look closer" otherwise,
+so that every reason of a refusal is written in one place. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from covey import topics, wire
+from covey.errors import WireError
+from covey.sketch import MAX_BINS
+from covey.telemetry import is_traceparent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.admit import Bucket, RateLimit
+
+LOOK_CLOSER = 0  # no event has the number 0
+MAX_LANES = 131_072  # topics remembered: about 60 MB; above it all are forgotten, and learned again as they speak
+_HEX = "0123456789abcdef"
+# The kinds whose events carry their trace context as a Kafka header, too: rare ones, because headers cost the batch.
+TRACED = frozenset({"alarm"})
+
+
+def _unpatterned(hint: Any) -> Any:
+    """A type of covey.wire with the same bounds but for regular expressions, which cost more than all the rest."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        fields: list[Any] = []
+        hints = get_type_hints(hint, include_extras=True)
+        for field in msgspec.structs.fields(hint):
+            inner = _unpatterned(hints[field.encode_name])
+            if field.required:
+                fields.append((field.name, inner))
+            elif field.default is not msgspec.NODEFAULT:
+                fields.append((field.name, inner, field.default))
+            else:
+                fields.append((field.name, inner, msgspec.field(default_factory=field.default_factory)))
+        return msgspec.defstruct(f"Quick{hint.__name__}", fields, frozen=True, gc=False)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        metas = [Meta(**_bounds(m)) for m in args[1:] if isinstance(m, Meta)]
+        return Annotated[(_unpatterned(args[0]), *metas)]
+    if origin is list:
+        return list[_unpatterned(args[0])]  # type: ignore[misc]  # a type made as it runs
+    return hint
+
+
+def _bounds(meta: Meta) -> dict[str, Any]:
+    names = ("ge", "gt", "le", "lt", "min_length", "max_length")
+    return {name: getattr(meta, name) for name in names if getattr(meta, name) is not None}
+
+
+def _event(kind: str, data: Any) -> Any:
+    """covey.wire.Event of one kind, its data decoded with it."""
+    plain = get_type_hints(wire.Event, include_extras=True)
+    plain |= {"type": Literal[wire.TYPE_OF_KIND[kind]], "data": data}
+    required = [(name, plain[name]) for name in ("id", "source", "type", "specversion", "time", "data")]
+    optional = [
+        ("traceparent", plain["traceparent"], ""),
+        ("datacontenttype", plain["datacontenttype"], "application/json"),
+    ]
+    return msgspec.defstruct(f"Quick{kind.title()}Event", [*required, *optional], frozen=True, gc=False)
+
+
+class _Scores(wire.Scores, frozen=True, gc=False):
+    sketch: list[tuple[int, int]]  # type: ignore[assignment]  # pairs, which Sketch.from_wire demands
+
+
+def _summary() -> Any:
+    made = _unpatterned(wire.Summary)
+    fields = [
+        (f.name, _Scores if f.name == "score" else f.type, *(() if f.required else (_default(f),)))
+        for f in msgspec.structs.fields(made)
+    ]
+    return msgspec.defstruct("QuickSummary", fields, frozen=True, gc=False)
+
+
+def _default(field: Any) -> Any:
+    if field.default is not msgspec.NODEFAULT:
+        return field.default
+    return msgspec.field(default_factory=field.default_factory)
+
+
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "summary": msgspec.json.Decoder(_event("summary", _summary())).decode,
+    "alarm": msgspec.json.Decoder(_event("alarm", wire.Alarm)).decode,
+    "status": msgspec.json.Decoder(_event("status", wire.Status)).decode,
+}
+
+
+class Lane:
+    """One kind of one device.
+
+    Attributes:
+        device: its name.
+        key: of its Kafka records.
+        kind: summary, alarm or status.
+        topic: of Kafka.
+        outbox: of the event judged last.
+        trace: traceparent of the event judged last, where the lane is traced.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_decode",
+        "_digests",
+        "_head",
+        "_is_summary",
+        "_max_bytes",
+        "_rate",
+        "_source",
+        "device",
+        "key",
+        "kind",
+        "outbox",
+        "topic",
+        "trace",
+        "traced",
+    )
+
+    def __init__(self, address: topics.Address, rate: RateLimit, bucket: Bucket, max_bytes: int) -> None:
+        self.device, self.kind = address.device, address.kind
+        self.key = address.device.encode()
+        self.topic = topics.KAFKA_OF_KIND[address.kind]
+        self.outbox = self.trace = ""
+        self.traced = address.kind in TRACED
+        self._decode = _DECODERS[address.kind]
+        self._source = f"/covey/{address.device}"
+        self._head = "/"  # no identity begins so
+        self._is_summary = address.kind == "summary"
+        self._digests = ("", "")  # the last ones found to be digests: a device says the same two again and again
+        self._rate, self._bucket, self._max_bytes = rate, bucket, max_bytes
+
+    def judge(self, payload: bytes, now_s: float) -> int:  # noqa: PLR0911  # one return for each doubt
+        """The event's number when it is surely right (its outbox is then `outbox`), else LOOK_CLOSER.
+
+        Takes a token only when it accepts.
+        """
+        if len(payload) > self._max_bytes:
+            return LOOK_CLOSER
+        try:
+            event = self._decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return LOOK_CLOSER
+        identity: str = event.id
+        head = self._head
+        digits = identity[len(head) :]
+        if not identity.startswith(head) or not digits.isdecimal():
+            digits = self._learn(identity)
+        # one to sixteen ASCII digits that do not begin with 0, and not above what JSON readers hold exactly
+        if not digits.isascii() or digits[:1] in ("", "0") or len(digits) > 16 or event.source != self._source:
+            return LOOK_CLOSER
+        seq = int(digits)
+        if seq > wire.MAX_SEQ or (event.traceparent and not is_traceparent(event.traceparent)):
+            return LOOK_CLOSER
+        if self._is_summary and not self._holds(event.data):
+            return LOOK_CLOSER
+        if not self._rate.take(self._bucket, now_s):
+            return LOOK_CLOSER
+        if self.traced:
+            self.trace = event.traceparent
+        return seq
+
+    def _learn(self, identity: str) -> str:
+        """The digits of an identity of this device with another outbox than the last one, "" when it is none."""
+        try:
+            device, outbox, seq = wire.parse_identity(identity)
+        except WireError:
+            return ""
+        if device != self.device:
+            return ""
+        self._head, self.outbox = f"{device}/{outbox}/", outbox
+        return str(seq)
+
+    def _holds(self, data: Any) -> bool:
+        """What the patterns of wire.Summary and Sketch.from_wire demand."""
+        digests = data.reported.digest, data.reported.calibration
+        if digests != self._digests:
+            for digest in digests:
+                if digest and (len(digest) != 64 or digest.strip(_HEX)):
+                    return False
+            self._digests = digests
+        if data.health.dropped:
+            return False  # outbox names with a pattern: rare, and the slow road knows it
+        sketch = data.score.sketch
+        if not sketch or len(sketch) > MAX_BINS + 1 or sketch[0][0] < 0 or sketch[0][1] != 0:
+            return False
+        bins = dict(sketch[1:])
+        return len(bins) == len(sketch) - 1 and (not bins or min(bins.values()) > 0)
