@@ -189,7 +189,10 @@ def _fit(config: GatewayConfig, seen: list[_Topic]) -> list[Finding]:
         fix = "start the brokers that hold them"
         found.append(Finding("leaders", "FAIL", f"partitions without a leader: {', '.join(leaderless)}", fix))
     if known:
-        found += [_copies(known), _size(config, known), _cleanup(known), *_retention(known), _clock(known)]
+        found += [_copies(known), _size(config, known)]
+    ours = [t for t in known if t.name in topics.KAFKA_TOPICS]  # how a mapping's topic is kept is its user's choice
+    if ours:
+        found += [_cleanup(ours), *_retention(ours), _clock(ours)]
     return found
 
 
@@ -228,13 +231,18 @@ def _copies(known: list[_Topic]) -> Finding:
 
 
 def _size(config: GatewayConfig, known: list[_Topic]) -> Finding:
-    limits = {t.name: int(t.settings.get("max.message.bytes", 1 << 30)) for t in known}
-    wanted = config.max_event_bytes + _RECORD_ROOM
-    small = [f"{name} {limit}" for name, limit in limits.items() if limit < wanted]
+    values = dict.fromkeys(topics.KAFKA_TOPICS, config.max_event_bytes)
+    for mapping in config.mappings:
+        values[mapping.topic] = max(values.get(mapping.topic, 0), mapping.max_bytes)
+    small: list[str] = []
+    for topic in known:
+        limit, wanted = int(topic.settings.get("max.message.bytes", 1 << 30)), values[topic.name] + _RECORD_ROOM
+        if limit < wanted:
+            small.append(f"{topic.name} {limit}, {wanted} expected")
     if small:
-        fix = f"set max.message.bytes to {wanted} or more, or lower max_event_bytes"
-        return Finding("message size", "FAIL", f"max.message.bytes of {', '.join(small)}: {wanted} expected", fix)
-    return Finding("message size", "ok", f"{min(limits.values())} bytes, {wanted} needed")
+        fix = "raise max.message.bytes, or lower max_event_bytes (a mapping's max_bytes)"
+        return Finding("message size", "FAIL", f"max.message.bytes of {'; '.join(small)}", fix)
+    return Finding("message size", "ok", f"room for events of {config.max_event_bytes} bytes")
 
 
 def _cleanup(known: list[_Topic]) -> Finding:

@@ -32,6 +32,7 @@ from gateway.check_mqtt import check_mqtt
 from gateway.config import GatewayConfig
 from gateway.kafka import ensure_topics
 from gateway.link import client_id
+from gateway.mapping import Mapping
 from raw_broker import RawBroker
 from secured import mosquitto_password, mosquitto_tls, write_secret
 from servers import free_port, unique, wait_for
@@ -98,7 +99,8 @@ def _delivered(port, config, messages, **login):
 
 def test_nothing_is_consumed_and_nothing_made(mosquitto_factory, doors) -> None:
     broker = mosquitto_factory()
-    config = GatewayConfig(mqtt=f"127.0.0.1:{broker.port}", name=unique("g"), **doors.keys("LOGIN"))
+    mapped = (Mapping(filter="tele/#", topic=unique("tele"), key="{1}"),)
+    config = GatewayConfig(mqtt=f"127.0.0.1:{broker.port}", name=unique("g"), mappings=mapped, **doors.keys("LOGIN"))
     admin = AdminClient({"bootstrap.servers": doors.kafka.bootstrap})
     ensure_topics(config)
     admin.delete_topics([topics.LEARNING])[topics.LEARNING].result(10)
@@ -110,7 +112,8 @@ def test_nothing_is_consumed_and_nothing_made(mosquitto_factory, doors) -> None:
     found = check(config)
     assert _fails(found) == {}
     lines = _by_name(found)
-    assert lines["topics"].detail == "11 there (6 partitions), 1 to be created by run: covey.learning"
+    assert lines["topics"].detail == "12 there (6 partitions), 1 to be created by run: covey.learning"
+    assert "and 4 more" in lines["subscribe"].detail  # covey's four and the mapping's
     assert lines["mqtt"].detail.endswith("MQTT 5, accepted without a user")
     assert lines["receive maximum"].detail.startswith("1000 of ours")  # max_inflight_messages of the test's broker
 
@@ -292,7 +295,7 @@ def test_topics_that_break_a_promise_fail(doors) -> None:
     finally:
         for topic, values in good.items():
             alter(topic, AlterConfigOpType.SET, **values)
-    assert lines["message size"].detail == "max.message.bytes of covey.summaries 1000: 66560 expected"
+    assert lines["message size"].detail == "max.message.bytes of covey.summaries 1000, 66560 expected"
     assert "covey.desired must be compact" in lines["cleanup"].detail
     assert "covey.summaries must not compact" in lines["cleanup"].detail
     assert lines["replication"].detail.endswith("nothing can be written: covey.alarms")

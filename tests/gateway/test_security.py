@@ -171,25 +171,17 @@ def test_replaced_certificates_need_no_restart(start, locked, doors, tmp_path, n
     devices.push_until(5, 20.0)
 
 
-def _rule(topic, operation):
-    return AclBinding(
-        ResourceType.TOPIC,
-        topic,
-        ResourcePatternType.LITERAL,
-        "User:limited",
-        "*",
-        operation,
-        AclPermissionType.ALLOW,
-    )
+def _rule(name, operation, kind=ResourceType.TOPIC, pattern=ResourcePatternType.LITERAL):
+    return AclBinding(kind, name, pattern, "User:limited", "*", operation, AclPermissionType.ALLOW)
 
 
 @pytest.mark.slow
 def test_a_revoked_permission_holds_events_until_it_is_given_back(start, locked, doors, tmp_path, name) -> None:
     ensure_topics(GatewayConfig(**doors.keys("LOGIN")))
     admin = AdminClient({"bootstrap.servers": doors.kafka.bootstrap})
-    for future in admin.create_acls(
-        [_rule(t, o) for t in topics.KAFKA_TOPICS for o in (AclOperation.READ, AclOperation.WRITE)]
-    ).values():
+    rules = [_rule(t, o) for t in topics.KAFKA_TOPICS for o in (AclOperation.READ, AclOperation.WRITE)]
+    rules.append(_rule("covey-gateway-", AclOperation.READ, ResourceType.GROUP, ResourcePatternType.PREFIXED))
+    for future in admin.create_acls(rules).values():
         future.result(10)
     keys = _mqtt_keys(locked, tmp_path) | doors.keys("LOGIN", kafka_user="limited")
     gateway = _start(start, locked, doors, tmp_path, keys)
