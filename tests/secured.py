@@ -64,6 +64,7 @@ class Doors:
             for word in ("--add-scram", f"{mechanism}=[name={user},password={SECRET}]")
         ]
         self.kafka = Kafka(folder / "kafka", config=config, listeners=LISTENERS, format_options=scrams)
+        self.kafka.start_timeout_s = 100.0  # seven listeners, on a machine that others use, too
 
     def address(self, door: str) -> str:
         return f"127.0.0.1:{self.kafka.ports[door]}"
