@@ -87,6 +87,11 @@ def make_consumer(config: GatewayConfig, *, ends: bool = False) -> Consumer:
     return Consumer(settings)
 
 
+def make_admin(config: GatewayConfig) -> AdminClient:
+    """A client for topics and groups."""
+    return AdminClient(_common(config))
+
+
 def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
     """Covey's own topics and those of the mappings."""
     return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
