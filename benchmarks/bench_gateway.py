@@ -37,7 +37,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT),
 
 from gateway_candidates import ALL, Candidate  # noqa: E402  # after the path of the tests' servers
 from gateway_jobs import COVEY, JOBS, RAW, Job  # noqa: E402
-from gateway_rig import MOSQUITTO, Rig, RunError, start_kafka  # noqa: E402
+from gateway_kafka import start_kafka  # noqa: E402
+from gateway_rig import MOSQUITTO, Rig, RunError  # noqa: E402
 from gateway_table import figures, table  # noqa: E402
 
 from covey.errors import ProcessError  # noqa: E402
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 PARTS = ("raw", "covey", "latency", "kill")
 RATES_S = (1_000, 5_000)
 _SEED = 20_261_123
+_OWN_LOAD = 4.0  # candidate, mosquitto, Kafka and generator, at most
 
 
 class Size(NamedTuple):
@@ -60,10 +62,11 @@ class Size(NamedTuple):
     latency_s: float
     kill_s: float
     kills: int
+    kafka_warm_up: int
 
 
-FULL = Size(3, 200_000, 30_000, 10_000, 20.0, 20.0, 3)
-QUICK = Size(1, 40_000, 15_000, 10_000, 6.0, 6.0, 1)
+FULL = Size(3, 200_000, 30_000, 10_000, 20.0, 20.0, 3, 200_000)
+QUICK = Size(1, 40_000, 15_000, 10_000, 6.0, 6.0, 1, 60_000)
 
 Results = dict[tuple[str, str], list[dict[str, float]]]  # (part, candidate) -> runs
 
@@ -91,7 +94,6 @@ class Bench:
         place = self._place / f"run{self._number}"
         try:
             with Rig(place, self._kafka, candidate, job, size.devices) as rig:
-                # A slow candidate warms up on a paced run as well: connections, caches, compilers.
                 rig.warm_up(size.warm_up)
                 if part.startswith("latency"):
                     told = rig.paced(rate_s, size.latency_s)
@@ -130,10 +132,9 @@ def measure(names: list[str], parts: list[str], size: Size, paced_job: Job) -> t
             if why := ALL[name].absent(job):
                 absent[f"{job.name}, {name}"] = why
                 say(f"  not there: {name} ({job.name}): {why}")
-    # On the disk of the working copy, where there is one: /tmp may be memory.
     with (
         tempfile.TemporaryDirectory(prefix="covey-bench-") as folder,
-        contextlib.contextmanager(start_kafka)(Path(folder), [RAW, COVEY]) as kafka,
+        contextlib.contextmanager(start_kafka)(Path(folder), [RAW, COVEY], size.kafka_warm_up) as kafka,
     ):
         bench = Bench(Path(folder), kafka, size)
         for number in range(size.rounds):
@@ -174,10 +175,12 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one round, few messages: to see that it works, not to quote"
     )
-    for name, kind in (("rounds", int), ("messages", int), ("warm-up", int), ("devices", int), ("latency-s", float)):
+    for name, kind in (("rounds", int), ("messages", int), ("warm-up", int), ("devices", int), ("kafka-warm-up", int)):
         parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--latency-s", type=float)
     parser.add_argument("--kill-s", type=float)
     parser.add_argument("--kills", type=int, help="of one run")
+    parser.add_argument("--build", action="store_true", help="fetch and build the candidates first; minutes, for Go")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     names = [name for name in options.candidates.split(",") if name]
@@ -185,8 +188,15 @@ def main() -> None:
         parser.error(f"--candidates: of {', '.join(ALL)} expected, {', '.join(unknown)} given")
     given = {field: getattr(options, field) for field in Size._fields if getattr(options, field, None) is not None}
     size = (QUICK if options.quick else FULL)._replace(**given)
+    load = os.getloadavg()[0]
+    for name in names if options.build else ():
+        say(f"building {name}: {ALL[name].build() or 'there'}")
     results, missing = measure(names, options.only or list(PARTS), size, JOBS[options.paced_job])
     found = figures(results)
+    if max(load, os.getloadavg()[0] - _OWN_LOAD) > 1.0:
+        say(
+            f"others used this machine ({load:.1f} before, {os.getloadavg()[0]:.1f} after): do not quote latencies and wall rates"
+        )
     if options.json:
         print(json.dumps(found, indent=1))
         return

@@ -6,6 +6,7 @@ Source: OASIS MQTT 5.0, sections 1.5.5 (lengths), 2.1 (fixed header), 3.1 to 3.9
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -143,10 +144,8 @@ class Connection:
 
     def close(self) -> None:
         """Say goodbye and close."""
-        try:
+        with contextlib.suppress(OSError):
             self.sock.sendall(b"\xe0\x00")
-        except OSError:
-            pass
         self.sock.close()
 
     def _await(self, kind: int) -> bytes:

@@ -23,22 +23,20 @@ from gateway_jobs import OUTBOX, Job, line
 from gateway_mqtt import Connection
 from gateway_tail import Topic
 
-from processes import Process, free_port
-from servers import Kafka, Mosquitto
+from processes import Process
+from servers import Mosquitto
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gateway_candidates import Candidate
     from typing_extensions import Self
+
+    from servers import Kafka
 
 HERE = Path(__file__).resolve().parent
 MOSQUITTO = (
     "persistence false\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\nmax_queued_bytes 0\n"
     "set_tcp_nodelay true\nsys_interval 1\n"
 )
-KAFKA = {"log.segment.bytes": str(1 << 26), "log.retention.check.interval.ms": "10000", "log.delete.delay.ms": "1000"}
-PARTITIONS = 6
 STORED = "$SYS/broker/store/messages/count"
 _SLACK = 24  # messages of the broker's own by which its store may differ
 _READY_S = 60.0
@@ -280,8 +278,8 @@ class Rig:
             pids = family(self.process.pid)
             meter = Meter(pids, self.broker, self._kafka)
             load = self.load(messages, rate_s, RUN_PHASE)
-            used = meter.read()
             delays = sorted(json.loads(tail.stdout.readline())[int(rate_s) :])  # the first second is not told
+            used = meter.read()
         if len(delays) < messages - int(rate_s):
             raise RunError(f"{len(delays) + int(rate_s)} of {messages} messages reached the consumer")
         used = {name: value * 1e5 / messages for name, value in used.items()}
@@ -348,13 +346,6 @@ class Meter:
     def read(self) -> dict[str, float]:
         """CPU-seconds so far."""
         return {name: cpu_s(pids) - self._begun[name] for name, pids in self._of.items()}
-
-
-def start_kafka(place: Path, jobs: list[Job]) -> Iterator[Kafka]:
-    """Kafka with the jobs' topics; records carry the broker's own time."""
-    with Kafka(place / "kafka", free_port(), KAFKA) as kafka:
-        kafka.create_topics([job.topic for job in jobs], PARTITIONS, {"message.timestamp.type": "LogAppendTime"})
-        yield kafka
 
 
 def _counts(verdict: dict[str, int]) -> dict[str, float]:

@@ -27,7 +27,7 @@ class Verdict(NamedTuple):
     lost: int
     duplicates: int
     order: int
-    not_keyed: int  # records whose key is not their device
+    not_keyed: int  # records whose key does not name their device
     first_ms: int  # the broker's own clock at the first and at the last record
     last_ms: int
 
@@ -80,7 +80,7 @@ class Topic:
                 if not low < number < high:
                     continue
                 times.append(record.timestamp()[1])
-                not_keyed += record.key() != device
+                not_keyed += device not in (record.key() or b"")
                 if (device, number) in seen:
                     duplicates += 1
                     continue

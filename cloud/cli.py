@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import releases_cli, show_cli
+from cloud import command_cli, releases_cli, show_cli
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(releases_cli.app, name="releases")
 show_cli.register(app)
+command_cli.register(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")]
 Repository = Annotated[str | None, typer.Option("--repository-dir", help="Folder of the release repository.")]
@@ -202,10 +203,10 @@ def _target(out: Path) -> Iterator[BinaryIO]:
 
 
 def _config(path: Path | None, **options: object) -> CloudConfig:
-    from cloud.config import CloudConfig
+    from cloud.config import CloudConfig, file_problems
     from covey.config import load
 
-    return load(CloudConfig, "cloud", path, options)
+    return load(CloudConfig, "cloud", path, options, also=file_problems)
 
 
 opened = show_cli.opened

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
+
+from covey.credentials import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_STORE = "sqlite:///covey.db"
 DEFAULT_REPOSITORY_DIR = "covey-repository"
@@ -21,6 +26,12 @@ class CloudConfig(Struct, frozen=True):
 
     kafka: str = "127.0.0.1:9092"  # bootstrap servers, comma-separated
     kafka_kind: Literal["kafka", "embedded"] = "kafka"
+    kafka_ca: str = ""  # PEM file, or `system` for the machine's trust store; TLS when given
+    kafka_cert: str = ""  # PEM file, the chain
+    kafka_key: str = ""  # PEM file, without passphrase
+    kafka_user: str = ""  # SASL when given
+    kafka_password_file: str = ""  # one line
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     broker_instance: str = ""  # "": the cluster's own id; offsets in the store belong to it
     store: str = DEFAULT_STORE  # SQLAlchemy URL, or the path of an SQLite file
     repository_dir: str = DEFAULT_REPOSITORY_DIR
@@ -48,6 +59,19 @@ class CloudConfig(Struct, frozen=True):
         if not self.base_url.startswith(("http://", "https://")):
             msg = f"base_url: http:// or https:// expected, {self.base_url!r} received"
             raise ValueError(msg)
+        wrong = self.kafka_credentials.rules()
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def kafka_credentials(self) -> Credentials:
+        """Who we are to the Kafka API; the keys are the gateway's."""
+        return Credentials.of("kafka", structs.asdict(self))
+
+
+def file_problems(values: Mapping[str, object]) -> list[str]:
+    """What is wrong with the files that the keys name, for `covey.config.load`."""
+    return Credentials.of("kafka", values).problems()
 
 
 def is_group(name: str) -> bool:

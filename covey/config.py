@@ -19,7 +19,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 C = TypeVar("C", bound=msgspec.Struct)
@@ -31,6 +31,7 @@ def load(
     path: Path | None = None,
     options: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
+    also: Callable[[Mapping[str, object]], list[str]] | None = None,
 ) -> C:
     """Build a role's configuration.
 
@@ -40,6 +41,8 @@ def load(
         path: TOML file, or None.
         options: values from the command line; None values are left out.
         environ: the environment; the process's own by default.
+        also: further problems (files that do not exist), from every key's value, default or None; called also when other keys
+            are wrong, so that one message holds all.
 
     Raises:
         ConfigError: the file is missing or is not TOML, keys are unknown, or values are wrong; names each of them.
@@ -73,12 +76,24 @@ def load(
             problems += _wrong(said_by, value, hints[key], error)
     missing = [name for name, f in fields.items() if f.required and name not in values]
     problems += [f"missing key {name!r}" for name in missing]
-    if problems:
+    made: C | None = None
+    if all(name in ready for name, f in fields.items() if f.required):
+        try:
+            made = kind(**ready)  # without the keys that are wrong already: the rules between the others are told, too
+        except ValueError as error:
+            problems.append(str(error))
+    if also is not None:
+        problems += also({name: _default(f) for name, f in fields.items()} | ready)
+    if problems or made is None:
         raise ConfigError(f"{where}: " + "; ".join(problems))
-    try:
-        return kind(**ready)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return made
+
+
+def _default(field: msgspec.structs.FieldInfo) -> object:
+    """A key's default; None where it has none."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return None if field.required else field.default
 
 
 def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationError) -> list[str]:

@@ -24,6 +24,7 @@ PRESENCE_TYPE = "covey.presence.v1"
 
 MAX_EVENT_BYTES = 65_536  # a summary is about 1 kB; nothing of ours comes near
 MAX_DEADLETTER_PAYLOAD_BYTES = 16_384
+MAX_COMMAND_LIFE_S = 86_400.0  # from being produced to `expires_s`; a gateway looks no further back for commands
 MAX_SEQ = 2**53 - 1  # exact in every JSON reader
 
 Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ)]

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
 _BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
-_KEPT_COMMANDS = 64  # ids answered; QoS 1 may bring a command twice
 
 
 def run(config: AgentConfig, stop: threading.Event) -> None:
@@ -75,7 +74,6 @@ class Agent:
         self._interval_s = config.summary_interval_s
         self._next_summary_s = self._next_idle_s = time.monotonic() + self._interval_s
         self._told: wire.Reported | None = None
-        self._answered: list[str] = []
         self._tried_windows = 0
         self._watched: Loaded | None = None
         self._battery_column: int | None = None
@@ -342,14 +340,14 @@ class Agent:
             self._interval_s = wanted.parameters.summary_interval_s or self._config.summary_interval_s
             self._next_summary_s = min(self._next_summary_s, time.monotonic() + self._interval_s)
             return
-        if wanted.id in self._answered:
+        if self._up.outbox.answered(wanted.id):  # QoS 1, and a gateway that was killed, bring a command again
             return
-        self._answered = [*self._answered, wanted.id][-_KEPT_COMMANDS:]
         in_time = time.time() <= wanted.expires_s
         if in_time and wanted.kind == "summarise":
             self._summarise()
         detail = wanted.kind if in_time else f"{wanted.kind}: expired"
-        self._up.put("status", wire.Status("command", self._reported(), detail, wanted.id, in_time))
+        answer = wire.Status("command", self._reported(), detail, wanted.id, in_time)
+        self._up.put("status", answer, answers=wanted.id)
 
     def _write_status(self) -> None:
         status = report.status(self._core, self._tally, self._up.outbox, self._up.link, self._installer)

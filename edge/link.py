@@ -43,6 +43,7 @@ class Message(NamedTuple):
 
     kind: str
     payload: bytes
+    retained: bool = False  # the broker had it; else it was said just now
 
 
 class _Happened(NamedTuple):
@@ -142,6 +143,12 @@ class Link:
             return False
         return self._publish(self._client, topics.mqtt_topic(self._device, kind), payload)
 
+    def announce(self) -> None:
+        """Say that this session is there; again, when who listens was not there at the first time."""
+        if self._client is not None and self.connected:
+            birth = wire.encode(wire.Presence(online=True, session=self.session))
+            self._publish(self._client, self._presence_topic, birth)
+
     def drop(self, why: str, now_s: float) -> None:
         """Give this connection up: the next `step`s make a new one."""
         if self._client is not None:
@@ -200,7 +207,7 @@ class Link:
         def on_message(_client: Client, _data: Any, message: Any) -> None:
             if self._events.qsize() < _MAX_INBOX:
                 kind = str(message.topic).rsplit("/", 1)[-1]
-                put(_Happened(generation, "message", Message(kind, bytes(message.payload))))
+                put(_Happened(generation, "message", Message(kind, bytes(message.payload), bool(message.retain))))
 
         def on_publish(_client: Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
             put(_Happened(generation, "puback", mid))
@@ -234,9 +241,7 @@ class Link:
         self._said = ""
         self._ready_s = now_s
         self._log.info("mqtt %s:%d: connected", self._host, self._port)
-        if self._client is not None:
-            birth = wire.encode(wire.Presence(online=True, session=self.session))
-            self._publish(self._client, self._presence_topic, birth)
+        self.announce()
 
     def _publish(self, client: Client, topic: str, payload: bytes) -> bool:
         info = client.publish(topic, payload, qos=1)

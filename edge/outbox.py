@@ -38,6 +38,7 @@ MAX_TOLD = 64  # ranges in one event, as wire.Health has it
 _PAGE_BYTES = 4096
 _LEAST_PAGES = 16  # the empty file takes 5
 _MAX_WAITING = 4096  # rows kept in memory when the disk takes none
+_KEPT_ANSWERS = 256  # ids of commands answered; a command may come again, also after a restart
 
 _SCHEMA = """
 CREATE TABLE meta (outbox TEXT NOT NULL, last_seq INTEGER NOT NULL);
@@ -45,6 +46,7 @@ CREATE TABLE rows (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, body BLOB NOT
 CREATE TABLE dropped (seq INTEGER PRIMARY KEY, last INTEGER NOT NULL, told_in INTEGER NOT NULL DEFAULT 0);
 PRAGMA user_version = 1;
 """
+_ANSWERED = "CREATE TABLE IF NOT EXISTS answered (id TEXT NOT NULL UNIQUE)"  # files of older versions have none
 
 
 class Row(NamedTuple):
@@ -88,6 +90,7 @@ class Outbox:
         self._waiting_since = 0.0
         self._untold: list[tuple[int, int]] = []  # ranges dropped in memory, not committed yet
         self._telling: list[tuple[int, Sequence[Dropped]]] = []
+        self._answering: list[str] = []
 
     def __enter__(self) -> Outbox:  # noqa: PYI034  # Self needs 3.11
         return self
@@ -107,13 +110,22 @@ class Outbox:
         """Bytes of their events."""
         return self._bytes + sum(len(row.body) for row in self._waiting)
 
-    def put(self, kind: str, build: Callable[[Identity], bytes], tells: Sequence[Dropped] = ()) -> Identity:
+    def answered(self, command: str) -> bool:
+        """Whether an event answers the command with this id, one on disk or one not yet."""
+        if command in self._answering:
+            return True
+        return self._db.execute("SELECT 1 FROM answered WHERE id = ?", (command,)).fetchone() is not None
+
+    def put(
+        self, kind: str, build: Callable[[Identity], bytes], tells: Sequence[Dropped] = (), answers: str = ""
+    ) -> Identity:
         """Give an event its identity and queue it; on disk after the next commit (an alarm: now).
 
         Args:
             kind: summary, status or alarm.
             build: makes the event's bytes, which are stored and sent as they are.
             tells: the dropped ranges that the event tells, from `dropped()`.
+            answers: id of the command that the event answers; on disk together with it.
         """
         identity = Identity(self.device, self.id, self.last_seq + 1)
         body = build(identity)
@@ -123,6 +135,8 @@ class Outbox:
         self._waiting.append(Row(identity.seq, kind, body))
         if tells:
             self._telling.append((identity.seq, tells))
+        if answers:
+            self._answering.append(answers)
         if kind == "alarm" or len(self._waiting) >= GROUP_ROWS:
             self.commit()
         return identity
@@ -148,7 +162,7 @@ class Outbox:
             else:
                 self._rows += len(self._waiting)
                 self._bytes += sum(len(row.body) for row in self._waiting)
-                self._waiting, self._untold, self._telling = [], [], []
+                self._waiting, self._untold, self._telling, self._answering = [], [], [], []
                 self.trouble = ""
         return True
 
@@ -239,6 +253,7 @@ class Outbox:
                 db.execute("COMMIT")
             elif db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError(f"{self.path}: damaged")
+            db.execute(_ANSWERED)
             db.execute(f"PRAGMA max_page_count = {self._max_pages}")
         except BaseException:
             db.close()
@@ -261,6 +276,10 @@ class Outbox:
                 spans = [(seq, one.first, one.last) for one in ranges]
                 sql = "UPDATE dropped SET told_in = ? WHERE told_in = 0 AND seq >= ? AND last <= ?"
                 self._db.executemany(sql, spans)
+            if self._answering:
+                self._db.executemany("INSERT OR IGNORE INTO answered VALUES (?)", [(one,) for one in self._answering])
+                forget = "DELETE FROM answered WHERE rowid <= (SELECT max(rowid) FROM answered) - ?"
+                self._db.execute(forget, (_KEPT_ANSWERS,))
             self._db.execute("UPDATE meta SET last_seq = ?", (self.last_seq,))
             self._db.execute("COMMIT")
         except BaseException:

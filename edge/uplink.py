@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from edge.link import Link
+    from edge.link import Link, Message
     from edge.outbox import Outbox
     from edge.resend import SendWindow
 
@@ -32,14 +32,25 @@ class Uplink:
         self.outbox, self.link, self.window = outbox, link, window
         self._log = log
         self._was_connected = False
+        self._heard = False  # a gateway was heard to speak on this connection
         self._trouble = ""
         if outbox.damaged:
             log.warning("%s: damaged and set aside; a new outbox %s begins", outbox.path, outbox.id)
 
-    def put(self, kind: str, data: Struct, traceparent: str = "", tells: Sequence[wire.Dropped] = ()) -> None:
-        """Queue one event; its bytes never change from here to the store."""
+    def put(
+        self,
+        kind: str,
+        data: Struct,
+        traceparent: str = "",
+        *,
+        tells: Sequence[wire.Dropped] = (),
+        answers: str = "",
+    ) -> None:
+        """Queue one event; its bytes never change from here to the store. `answers`: id of a command."""
         now_s = time.time()
-        self.outbox.put(kind, lambda identity: wire.make_event(identity, kind, now_s, data, traceparent), tells)
+        self.outbox.put(
+            kind, lambda identity: wire.make_event(identity, kind, now_s, data, traceparent), tells, answers
+        )
 
     def step(self, now_s: float) -> list[wire.Desired | wire.Command]:
         """Do what is due without waiting; `now_s` is monotonic. Returns what the cloud wants of the agent."""
@@ -51,12 +62,13 @@ class Uplink:
         messages = self.link.step(now_s)
         if self.link.connected and not self._was_connected:
             self.window.connected(now_s)
+            self._heard = False
         self._was_connected = self.link.connected
-        for kind, payload in messages:
+        for message in messages:
             try:
-                self._take(kind, payload, now_s, wanted)
+                self._take(message, now_s, wanted)
             except (WireError, StoreError) as error:
-                self._log.warning("%s: %s", kind, error)
+                self._log.warning("%s: %s", message.kind, error)
         if self.link.connected:
             self._send(now_s)
         return wanted
@@ -73,11 +85,16 @@ class Uplink:
             time.sleep(0.02)
         return self.outbox.depth == 0
 
-    def _take(self, kind: str, payload: bytes, now_s: float, wanted: list[wire.Desired | wire.Command]) -> None:
+    def _take(self, message: Message, now_s: float, wanted: list[wire.Desired | wire.Command]) -> None:
+        kind, payload, retained = message
         if not payload:  # a retained message that was cleared
             return
         if kind == "gateway":
-            self.window.gateway(now_s, online=wire.decode(wire.GatewayPresence, payload).online)
+            online = wire.decode(wire.GatewayPresence, payload).online
+            self.window.gateway(now_s, online=online)
+            if online and not retained and not self._heard:
+                self.link.announce()  # our birth may have been said to nobody: it is not retained
+            self._heard = online and (self._heard or not retained)
         elif kind == "ack":
             for one in wire.decode(wire.Ack, payload).acks:
                 if one.outbox == self.outbox.id:  # another one's: of a file that is gone

@@ -6,13 +6,14 @@ because nothing is acknowledged that Kafka does not have. Keeps no state on disk
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from covey import topics, wire
-from covey.errors import LinkError
+from covey.errors import ConfigError, LinkError
 from covey.runtime import Backoff
 from gateway import health
 from gateway.acks import AckBook
@@ -33,6 +34,7 @@ _ASIDE_S = 0.01  # between looks at what is not the road up
 _STALLED_S = 10.0  # Kafka has not confirmed anything for so long: not ready
 _ALIVE_S = 30.0  # a turn of the loop never takes so long; connecting takes some seconds at most
 _TRY_CAP_S = 10.0
+_FILES_S = 1.0  # while Kafka is not connected: how often its certificate and password files are looked at
 
 
 class _Bridge:
@@ -59,7 +61,9 @@ class _Bridge:
         self._mqtt_at_s = self._kafka_at_s = 0.0
         self._kafka_told = ""
         self._mqtt_told = ""
-        self._present_at_s = self._republish_at_s = 0.0
+        self._kafka_files = config.kafka_credentials.fingerprint()
+        self._files_at_s = 0.0
+        self._present_at_s = 0.0
         self._tell_at_s = time.monotonic() + _TELL_S
         self._told = 0
         self._turned_s = time.monotonic()
@@ -110,6 +114,7 @@ class _Bridge:
         self.downlink.publish(self.link, time.monotonic(), everything=True)
         self._say_presence(online=False)
         self.link.close(max(deadline_s, time.monotonic() + 1.0))
+        self.downlink.take_confirmed(self.link, time.monotonic())
         self.downlink.close()
         self.uplink.close()
         self.log.info("stopped; %s", self._summary())
@@ -128,7 +133,7 @@ class _Bridge:
     def _start_kafka(self) -> None:
         try:
             self.downlink.start()
-        except LinkError as error:
+        except (LinkError, ConfigError) as error:  # ConfigError: a password file that is gone, for now
             self._kafka_at_s = time.monotonic() + self._kafka_backoff.next_s()
             if str(error) != self._kafka_told:
                 self.log.warning("%s: trying again", error)
@@ -156,9 +161,8 @@ class _Bridge:
             self.counts.add("mqtt_connects")
             kept = "resumed" if self.link.session_present else "new"
             self.log.info("mqtt %s: subscribed, session %s", self.config.mqtt, kept)
-            self.downlink.on_connected()
+            self.downlink.on_connected(time.monotonic(), resumed=self.link.session_present)
             self._present_at_s = 0.0
-            self._republish_at_s = time.monotonic() + self.config.republish_interval_s
         elif self._was_connected and not self.link.connected:
             self.counts.add("connection_losses")
         self._was_connected = self.link.connected
@@ -167,15 +171,25 @@ class _Bridge:
         if self.link.connected and now_s >= self._present_at_s:
             self._say_presence(online=True)
             self._present_at_s = now_s + self.config.presence_interval_s
-        if self.link.connected and now_s >= self._republish_at_s:
-            self.downlink.desired.again()
-            self._republish_at_s = now_s + self.config.republish_interval_s
+        if not self.uplink.connected and now_s >= self._files_at_s:
+            self._files_at_s = now_s + _FILES_S
+            self._take_new_files()
         if now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_S
             delivered = self._delivered()
             if delivered != self._told:
                 self._told = delivered
                 self.log.info("%s", self._summary())
+
+    def _take_new_files(self) -> None:
+        """A certificate or password for Kafka that was replaced: the library read the old one when its client was made."""
+        seen = self.config.kafka_credentials.fingerprint()
+        if seen == self._kafka_files or self.config.kafka_credentials.problems():
+            return  # as before, or still being written
+        self._kafka_files = seen
+        self.downlink.close()  # begins anew in the next turn
+        self._kafka_at_s = 0.0
+        self.uplink.renew("certificate or password replaced")
 
     def _say_presence(self, *, online: bool) -> None:
         payload = wire.encode(wire.GatewayPresence(online, self.config.name))
@@ -215,6 +229,9 @@ def run(config: GatewayConfig, stop: threading.Event) -> None:
         LinkError: the health port is taken.
     """
     log = logging.getLogger("gateway")
+    # Every message makes a few objects and no cycles: with the collector's defaults a large fleet is looked through all the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     with ExitStack() as stack:
         bridge = _Bridge(config, log)
         stack.callback(bridge.close)

@@ -1,14 +1,24 @@
-"""Configuration of the gateway: every key, its unit, its bound and its default. No I/O here."""
+"""Configuration of the gateway: every key, its unit, its bound and its default; `load_config` looks at the files, too.
+
+The struct itself does no I/O. docs/gateway.md, "Configuration", shows the same keys to users.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from covey import topics, wire
+from covey.config import load
+from covey.credentials import Credentials
 from gateway import mapping
+from gateway.kafka_options import Options, option_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -44,15 +54,23 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     )
     session_expiry_s: Annotated[int, Meta(ge=0, le=4_294_967_295)] = 604_800  # the broker keeps our queue so long
     keepalive_s: Annotated[int, Meta(ge=2, le=3_600)] = 30
-    republish_interval_s: Seconds = 60.0  # desired, again: a memory-only broker forgets retained messages
+    republish_interval_s: Seconds = 3_600.0  # each desired once more within it, evenly spread
     presence_interval_s: Seconds = 30.0
     flush_s: Seconds = 10.0  # at an orderly stop
 
-    mqtt_ca: str = ""  # PEM file; TLS when given
-    mqtt_cert: str = ""
-    mqtt_key: str = ""
+    mqtt_ca: str = ""  # PEM file, or `system` for the machine's trust store; TLS when given
+    mqtt_cert: str = ""  # PEM file, the chain; for brokers that ask for one
+    mqtt_key: str = ""  # PEM file of the certificate's key, without passphrase
     mqtt_user: str = ""
-    mqtt_password_file: str = ""
+    mqtt_password_file: str = ""  # one line; read at each connection
+
+    kafka_ca: str = ""  # the same for the Kafka API
+    kafka_cert: str = ""
+    kafka_key: str = ""
+    kafka_user: str = ""  # SASL when given
+    kafka_password_file: str = ""
+    kafka_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_options: Options = {}  # librdkafka settings as they are; not those that the gateway's promises rest on
 
     health_host: str = "127.0.0.1"
     health_port: Port = 0  # 0: off
@@ -76,15 +94,25 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             problems.append("name: room for '-<process>' within 64 characters expected with processes > 1")
         if self.receive_maximum > self.queue_messages:
             problems.append(f"receive_maximum: at most queue_messages ({self.queue_messages}) expected")
-        if bool(self.mqtt_cert) != bool(self.mqtt_key):
-            problems.append("mqtt_cert and mqtt_key: both or neither expected")
-        if self.mqtt_cert and not self.mqtt_ca:
-            problems.append("mqtt_cert: mqtt_ca expected beside it")
-        if self.mqtt_password_file and not self.mqtt_user:
-            problems.append("mqtt_password_file: mqtt_user expected beside it")
+        problems += self.mqtt_credentials.rules() + self.kafka_credentials.rules()
+        problems += option_problems(self.kafka_options)
         problems += mapping.problems(self.mappings)
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def mqtt_credentials(self) -> Credentials:
+        """Who we are to the MQTT broker."""
+        return Credentials.of("mqtt", structs.asdict(self))
+
+    @property
+    def kafka_credentials(self) -> Credentials:
+        """Who we are to the Kafka API."""
+        return Credentials.of("kafka", structs.asdict(self))
+
+    def warnings(self) -> list[str]:
+        """What works and should not stay: open secrets, passwords in clear, certificates near their end."""
+        return self.mqtt_credentials.warnings() + self.kafka_credentials.warnings()
 
     def serves(self, shard: str) -> bool:
         """Whether a shard is this gateway's."""
@@ -93,6 +121,27 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     def own_shards(self) -> tuple[str, ...]:
         """The shards this gateway serves, named."""
         return topics.SHARDS if self.shards is None else self.shards
+
+
+def load_config(
+    path: Path | None = None, options: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+) -> GatewayConfig:
+    """The configuration of `covey gateway`, its files looked at.
+
+    Raises:
+        ConfigError: one message with every mistake: keys, values, and files that are missing, unreadable or out of date.
+    """
+    return load(GatewayConfig, "gateway", path, options, environ, also=_file_problems)
+
+
+def _file_problems(values: Mapping[str, object]) -> list[str]:
+    problems = Credentials.of("mqtt", values).problems() + Credentials.of("kafka", values).problems()
+    options = values["kafka_options"]
+    if options and isinstance(options, dict):
+        from gateway.kafka import unusable_options  # only then: the library is heavy
+
+        problems += unusable_options(options)
+    return problems
 
 
 def _is_host_port(text: str) -> bool:

@@ -31,6 +31,9 @@ COUNTERS: dict[str, tuple[str, str]] = {
     "desired": ("", "desired messages published"),
     "commands": ("", "commands published"),
     "commands_expired": ("", "commands dropped because their time was over"),
+    "commands_away": ("", "commands that no device was there to take, to be tried again"),
+    "commands_given_up": ("", "commands dropped because too many devices were away"),
+    "too_large_down": ("kind", "messages to devices dropped because the MQTT broker takes none so large"),
     "bad_downlink": ("topic", "records of a downlink topic that could not be read"),
     "mqtt_connects": ("", "MQTT connections made"),
     "connection_losses": ("", "MQTT connections that ended without our asking"),
@@ -49,6 +52,7 @@ GAUGES: dict[str, tuple[Literal["sum", "min", "max"], str]] = {
     "generation": ("max", "number of the present MQTT connection since the start"),
     "desired_known": ("sum", "devices with a desired state in memory"),
     "start_time_s": ("min", "when the process began, since the epoch"),
+    "commands_waiting": ("sum", "commands that no device has yet"),
 }
 # name -> (upper bounds, help); fixed, so that processes and restarts can be added up
 HISTOGRAMS: dict[str, tuple[tuple[float, ...], str]] = {

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.mapping import groups
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -45,9 +47,12 @@ def of_processes(config: GatewayConfig) -> list[GatewayConfig]:
 
 
 def _mappings(config: GatewayConfig, process: int) -> dict[str, Any]:
-    """The mappings of one process: number i of them belongs to process i % N."""
-    mappings = getattr(config, "mappings", None)
-    return {} if mappings is None else {"mappings": tuple(mappings[process :: config.processes])}
+    """The mappings of one process: group number i of them belongs to process i % N.
+
+    A group shares one MQTT subscription: two processes would both receive what two of its mappings match.
+    """
+    mine = groups(config.mappings)[process :: config.processes]
+    return {"mappings": tuple(mapping for group in mine for mapping in group)}
 
 
 def shown(shards: Sequence[str]) -> str:

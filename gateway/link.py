@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import select
-import ssl
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.packettypes import PacketTypes
@@ -47,21 +45,21 @@ class Link:
         if problem:
             log.warning("paho-mqtt is not as the batch receiver needs it (%s): receiving one by one", problem)
         self._make: type[StockClient] = StockClient if problem else BatchClient
-        self._tls = tls_context(config)
-        self._password = read_password(config)
         self._client: StockClient | None = None
         self._poll = select.poll()
         self._registered = -1
         self._subscribing: set[int] = set()
         self._began_s = 0.0
         self._window = _WINDOW
-        self._max_packet = 2**28
         self._mappings = Mappings(config.mappings)
         self._inflight: dict[int, object] = {}
-        self._down = ""
+        self._confirmed: list[tuple[object, int]] = []
+        self._down = self._said = ""
+        self._answered = False
         self.generation = 0
         self.connected = False
         self.session_present = False
+        self.max_packet_bytes = 0  # the broker's; 0: it names none
 
     @property
     def alive(self) -> bool:
@@ -80,16 +78,20 @@ class Link:
             LinkError: the broker cannot be reached.
         """
         self._drop("new connection")
+        try:  # at each connection: a certificate or password that was replaced needs no restart
+            tls, password = self._config.mqtt_credentials.context(), self._config.mqtt_credentials.password()
+        except ConfigError as error:
+            raise LinkError(f"mqtt {self._config.mqtt}: {error}") from error
         client = self._make(client_id(self._config), properties=self._mappings.wants_properties)
         client.connect_timeout = _CONNECT_TIMEOUT_S
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if tls is not None:
+            client.tls_set_context(tls)
         if self._config.mqtt_user:
-            client.username_pw_set(self._config.mqtt_user, self._password)
+            client.username_pw_set(self._config.mqtt_user, password)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.SessionExpiryInterval = self._config.session_expiry_s
         properties.ReceiveMaximum = self._config.receive_maximum
@@ -98,8 +100,10 @@ class Link:
         try:
             client.connect(host, port, self._config.keepalive_s, clean_start=False, properties=properties)
         except (OSError, ValueError) as error:  # ssl.SSLError and gaierror are OSErrors
-            raise LinkError(f"mqtt {self._config.mqtt}: {error}") from error
+            why = self._config.mqtt_credentials.explain(error)
+            raise LinkError(f"mqtt {self._config.mqtt}: {why}") from error
         self._client = client
+        self._answered = False
         self._began_s = time.monotonic()
         self.generation += 1
 
@@ -139,6 +143,15 @@ class Link:
             self._drop("no answer to connect or subscribe")
         return received
 
+    def filters(self) -> tuple[str, ...]:
+        """What is subscribed to."""
+        return (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+
+    def unsubscribe(self) -> None:
+        """Take on nothing more; what the broker's session holds already still comes (`move`)."""
+        if self._client is not None:
+            self._client.unsubscribe(list(self.filters()))
+
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets of this connection, in order of receipt."""
         if self._client is not None and mids:
@@ -168,14 +181,19 @@ class Link:
         self._client.publish_many(messages)
         return True
 
+    def confirmed(self) -> list[tuple[object, int]]:
+        """(token, reason code of the PUBACK) of QoS 1 messages answered since the last call; 0 means received."""
+        confirmed, self._confirmed = self._confirmed, []
+        return confirmed
+
     def lost(self) -> list[object]:
         """Tokens of QoS 1 messages that ended with their connection; call while not connected."""
         tokens = [token for token in self._inflight.values() if token is not None]
         self._inflight.clear()
         return tokens
 
-    def close(self, deadline_s: float) -> None:
-        """Write out what is queued, say goodbye, keep the session at the broker."""
+    def close(self, deadline_s: float, *, forget: bool = False) -> None:
+        """Write out what is queued, say goodbye; keep the session at the broker, or let it `forget` us."""
         client = self._client
         while client is not None and client.socket() is not None and (client.want_write() or self._inflight):
             if time.monotonic() > deadline_s:
@@ -184,7 +202,10 @@ class Link:
             client = self._client
         if client is not None:
             client.on_disconnect = None
-            client.disconnect()
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+            if forget and self._config.session_expiry_s:  # MQTT 5, 3.14.2.2.2
+                properties.SessionExpiryInterval = 0
+            client.disconnect(properties=properties)
         self._drop("stopped", say=False)
 
     def _drop(self, why: str, *, say: bool = True) -> None:
@@ -193,8 +214,9 @@ class Link:
         self._subscribing.clear()
         if client is None:
             return
-        if say:
-            self._log.warning("mqtt %s: %s", self._config.mqtt, why)
+        if say and why != self._said:  # once, not at every try
+            self._log.warning("mqtt %s: %s: trying again", self._config.mqtt, why)
+            self._said = why
         self.connected = False
         client.on_disconnect = None
         client._sock_close()  # noqa: SLF001  # disconnect() would say an orderly goodbye
@@ -207,15 +229,18 @@ class Link:
         self._registered = fd
 
     def _on_connect(self, client: Any, _userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._answered = True
         if reason.is_failure:
             self._down = f"refused: {str(reason).lower()}"
             return
         self.session_present = bool(flags.session_present)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", 65_535))
-        self._max_packet = getattr(properties, "MaximumPacketSize", 2**28)
-        filters = (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", 0)
+        filters = self.filters()
+        # retained messages of plain devices come with a new subscription, not again with each connection (MQTT 5, 3.8.3.1)
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
         for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
-            part = [(name, SubscribeOptions(qos=1)) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
+            part = [(name, options) for name in filters[start : start + _FILTERS_PER_SUBSCRIBE]]
             _, mid = client.subscribe(part)
             self._subscribing.add(mid)
 
@@ -226,15 +251,20 @@ class Link:
         self._subscribing.discard(mid)
         if not self._subscribing and not self._down:
             self.connected = True
+            self._said = ""
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, reason: Any, _properties: Any) -> None:
-        self._inflight.pop(mid, None)
+        token = self._inflight.pop(mid, None)
+        if token is not None:
+            self._confirmed.append((token, reason.value))
         if reason.is_failure:
             self._log.warning("mqtt %s: a message of ours was refused: %s", self._config.mqtt, str(reason).lower())
 
     def _on_disconnect(self, _client: Any, _userdata: Any, flags: Any, reason: Any, _properties: Any) -> None:
         by = "broker" if getattr(flags, "is_disconnect_packet_from_server", False) else "network"
         self._down = self._down or f"connection ended by the {by}: {str(reason).lower()}"
+        if not self._answered and self._config.mqtt_ca:  # TLS 1.3 refuses a client after the handshake
+            self._down += " before CONNACK (does it accept mqtt_cert? `covey gateway check` tells)"
         if "taken over" in self._down:
             self._down += f" (is another gateway named {self._config.name!r} running?)"
 
@@ -248,26 +278,3 @@ def client_id(config: GatewayConfig) -> str:
     if config.shards is None:
         return name
     return f"{name}-{hashlib.sha256(' '.join(sorted(config.shards)).encode()).hexdigest()[:8]}"
-
-
-def tls_context(config: GatewayConfig) -> ssl.SSLContext | None:
-    """TLS as configured; None without `mqtt_ca`."""
-    if not config.mqtt_ca:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.mqtt_ca)
-        if config.mqtt_cert:
-            context.load_cert_chain(config.mqtt_cert, config.mqtt_key)
-    except OSError as error:  # a missing file, or ssl.SSLError
-        raise ConfigError(f"mqtt_ca, mqtt_cert, mqtt_key: {error}") from error
-    return context
-
-
-def read_password(config: GatewayConfig) -> str | None:
-    """The password of `mqtt_user`; None without a file."""
-    if not config.mqtt_password_file:
-        return None
-    try:
-        return Path(config.mqtt_password_file).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"mqtt_password_file: {error}") from error

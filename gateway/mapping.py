@@ -191,7 +191,7 @@ def envelope(
     """A CloudEvents 1.0 event in JSON, structured mode, about one MQTT message (docs/protocol.md, "Plain MQTT").
 
     Args:
-        mapping: which asked for it.
+        mapping: which asked for it; without its `headers` the trace context is left out, as the properties are.
         topic: MQTT topic; becomes `subject`.
         payload: JSON goes into `data`, byte for byte; anything else into `data_base64`.
         received_s: the gateway's clock, seconds since the epoch.
@@ -199,7 +199,6 @@ def envelope(
         number: unique under that name, over restarts too.
         traceparent: W3C trace context; left out when empty or not valid.
     """
-    del mapping  # nothing of it shapes an event of version 1
     event: dict[str, object] = {
         "specversion": "1.0",
         "id": f"{gateway}/{number}",
@@ -208,7 +207,7 @@ def envelope(
         "time": wire.rfc3339(received_s),
         "subject": topic,
     }
-    if traceparent and is_traceparent(traceparent):
+    if mapping.headers and is_traceparent(traceparent):
         event["traceparent"] = traceparent
     if _is_json(payload):
         event |= {"datacontenttype": "application/json", "data": msgspec.Raw(payload)}

@@ -84,6 +84,42 @@ class _Member:
         }
 
 
+class _Mover:
+    """Sessions of an earlier layout, once, before any child runs: `covey gateway move` as a process (see move.py)."""
+
+    def __init__(self, config: GatewayConfig, folder: Path, children: Children, log: logging.Logger) -> None:
+        self._file = folder / "move.toml"
+        write_whole(self._file, layout.to_toml(config).encode(), mode=0o600)
+        self._children = children
+        self._log = log
+        self._child: Child | None = None
+        self._done = False
+        self._due_s = 0.0
+        self._told = False
+        self._backoff = Backoff(cap_s=_RETRY_CAP_S)
+
+    def done(self, now_s: float) -> bool:
+        """Whether children may start; begins, and begins again after a failure."""
+        if self._done or (self._child is not None and self._child.alive):
+            return self._done
+        if self._child is not None:
+            code = self._child.process.returncode
+            self._child = None
+            if code == 2:  # a wrong configuration; said in one line already
+                raise SystemExit(2)
+            if code == 0:
+                self._done = True
+                return True
+            if not self._told:
+                self._log.warning("sessions of an earlier layout could not be looked for yet: trying again")
+                self._told = True
+            self._due_s = now_s + self._backoff.next_s()
+        if now_s >= self._due_s:
+            words = ["gateway", "move", "--config", str(self._file), "--die-with-parent"]
+            self._child = self._children.start("move", covey_command(*words))
+        return False
+
+
 class _Pool:
     def __init__(self, config: GatewayConfig, folder: Path, ask: ThreadPoolExecutor, log: logging.Logger) -> None:
         self._config = config
@@ -93,6 +129,7 @@ class _Pool:
         self._members = [_Member(i, c, folder / f"{i}.toml") for i, c in enumerate(layout.of_processes(config))]
         for member in self._members:
             write_whole(member.file, layout.to_toml(member.config).encode(), mode=0o600)
+        self._mover = _Mover(config, folder, self._children, log)
         self._proven = False  # one child has answered: the configuration can be run
         self._stopping = False
         self._look_at_s = 0.0
@@ -101,6 +138,8 @@ class _Pool:
     def turn(self) -> None:
         """Start what is due, see who ended, ask all how they are, end who hangs."""
         now_s = self._turned_s = time.monotonic()
+        if not self._mover.done(now_s):
+            return
         for member in self._members if self._proven else self._members[:1]:
             if member.child is None or not member.child.alive:
                 self._mend(member, now_s)

@@ -135,7 +135,7 @@ class Replay:
         if partitions is None:
             raise LinkError(f"kafka {self._config.kafka}: no topic {topics.DEADLETTER}: has a gateway run with it?")
         with ExitStack() as stack:
-            consumer = make_consumer(self._config, ends=True)
+            consumer = make_consumer(self._config, f"covey-gateway-{self._config.name}")
             stack.callback(consumer.close)
             deliverer = None
             if not self._plan.dry_run:

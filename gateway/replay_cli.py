@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from covey.config import load
 from covey.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,11 +70,11 @@ def replay(
 
     What is still refused stays where it is, for the next replay. Exit 1 when something chosen could not be sent.
     """
-    from gateway.config import GatewayConfig
+    from gateway.config import load_config
     from gateway.filters import problem as filter_problem
     from gateway.letters import Choice
 
-    settings = load(GatewayConfig, "gateway", config, {"kafka": kafka, "kafka_kind": kafka_kind})
+    settings = load_config(config, {"kafka": kafka, "kafka_kind": kafka_kind})
     now_s = time.time()
     since_s = _time("--since", since, now_s) if since else 0.0
     until_s = _time("--until", until, now_s) if until else float("inf")

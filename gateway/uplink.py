@@ -127,6 +127,10 @@ class Uplink:
             self._offer_again()
         return self._settle()
 
+    def renew(self, why: str) -> None:
+        """Make the producer anew in the next `poll`; what is not confirmed is produced again."""
+        self._fatal = self._fatal or why
+
     def flush(self, deadline_s: float) -> list[Settled]:
         """Wait for the reports of all that is under way, until a monotonic deadline."""
         settled: list[Settled] = []

@@ -21,7 +21,7 @@ from covey.errors import ProcessError
 from processes import Process, absent, accepts, free_port, unique, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -196,14 +196,26 @@ class Kafka(KafkaApi):
         folder: for its configuration, log and data.
         port: loopback port of the broker; a free one by default.
         config: server.properties that are added to, or replace, ours.
+        listeners: further ones by name (upper case) with their security protocol, each on a port of `ports`.
+        format_options: further options of `kafka-storage format`, such as `--add-scram`.
     """
 
     name = "kafka"
     start_timeout_s = 60.0
     CLUSTER_ID = "Y292ZXktdGVzdC1rYWZrYQ"  # any 16 bytes in base64
 
-    def __init__(self, folder: Path, port: int | None = None, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        config: dict[str, str] | None = None,
+        listeners: dict[str, str] | None = None,
+        format_options: Sequence[str] = (),
+    ) -> None:
         self.config = config or {}
+        self.listeners = listeners or {}
+        self.format_options = list(format_options)
+        self.ports = {name: free_port() for name in self.listeners}
         self.controller_port = free_port()
         super().__init__(folder, port)
 
@@ -231,13 +243,17 @@ class Kafka(KafkaApi):
         return [java, *flags, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{KAFKA_LIBS}/*"]
 
     def _format(self) -> None:
-        listener, controller = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.controller_port}"
+        controller = f"127.0.0.1:{self.controller_port}"
+        ports = {"PLAINTEXT": self.port} | self.ports
+        listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"} | self.listeners
         properties = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{listener},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{listener}",
+            "listeners": f"{listeners},CONTROLLER://{controller}",
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in protocols.items()),
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.data),
             "auto.create.topics.enable": "false",
@@ -259,6 +275,7 @@ class Kafka(KafkaApi):
         path = self.folder / "server.properties"
         path.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", self.CLUSTER_ID, "-c", str(path)]
+        command += self.format_options
         formatting = Process("kafka format", command, self.folder / "format.log").start()
         code = formatting.wait(60.0)
         if code != 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 from mq_bridge import Route, init_logging
 
@@ -23,7 +24,7 @@ PRODUCER += [["retries", "2147483647"]]
 def main() -> None:
     """Bridge until SIGTERM."""
     init_logging("error")
-    config = {
+    config: dict[str, Any] = {
         "input": {
             "mqtt": {
                 "url": f"tcp://{os.environ['BENCH_MQTT']}",
@@ -43,11 +44,12 @@ def main() -> None:
                 "topic": os.environ["BENCH_TOPIC"],
                 "create_topic": False,
                 "producer_options": PRODUCER,
-                "partition_key": os.environ.get("BENCH_PARTITION_KEY", "mqb.src.mqtt_topic"),
             }
         },
         "batch_size": int(os.environ.get("BENCH_BATCH", "512")),
     }
+    if key := os.environ.get("BENCH_PARTITION_KEY"):
+        config["output"]["kafka"]["partition_key"] = key
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     route = Route.from_config(config)

@@ -27,6 +27,16 @@ def fleet(engine: Engine) -> list[Row]:
         return _devices(connection, None)
 
 
+def names(engine: Engine, group: str | None = None) -> list[str]:
+    """Devices by name: all, or one group's."""
+    table = schema.devices
+    query = sa.select(table.c.device).order_by(table.c.device)
+    if group is not None:
+        query = query.where(table.c.group == group)
+    with schema.read(engine) as connection:
+        return [row.device for row in connection.execute(query)]
+
+
 def device(engine: Engine, name: str) -> Row | None:
     """One device of `fleet`, or None."""
     with schema.read(engine) as connection:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from covey.credentials import kafka_settings
 from covey.errors import LinkError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Reader:
             "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
+        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
         if config.kafka_kind == "embedded":
             settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
         self._topics = tuple(topics)
@@ -89,6 +91,25 @@ class Reader:
             self._assigned |= set(new)
         return len(new)
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        """(topic, partition) -> the offset after its last message.
+
+        Raises:
+            LinkError: no broker answers, or a topic is not there.
+        """
+        found: dict[tuple[str, int], int] = {}
+        try:
+            known = self._consumer.list_topics(timeout=METADATA_TIMEOUT_S).topics
+            for name in self._topics:
+                if name not in known or known[name].error is not None:
+                    raise LinkError(f"kafka {self._kafka}: topic {name} is not there: has a gateway ever run?")
+                for partition in known[name].partitions:
+                    place = TopicPartition(name, partition)
+                    found[name, partition] = self._consumer.get_watermark_offsets(place, timeout=METADATA_TIMEOUT_S)[1]
+        except KafkaException as error:
+            raise LinkError(f"kafka {self._kafka}: {told(error)}") from error
+        return found
+
     def batch(self, most: int, wait_s: float) -> list[Record]:
         """Up to `most` messages: waits at most `wait_s` for the first, then takes what has come with it."""
         # Two steps: the library's batch call would hold the first message until the time is up.
@@ -117,6 +138,7 @@ class Writer:
             "log_level": 0,  # what it would write to stderr by itself comes through the callback
             "error_cb": _told,
         }
+        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
         if config.kafka_kind == "embedded":
             # Over its restart an idempotent producer fails for good; duplicates are the sink's business.
             settings |= {"enable.idempotence": False, "max.in.flight.requests.per.connection": 1}

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import threading
 
 DIGEST = "ab" * 32
-KINDS = ("summary",) * 7 + ("status",) * 2 + ("alarm",)  # of ten events
+KINDS = ("summary", "status", "alarm")
+SHARES = (7.0, 2.0, 1.0)  # of ten events
 STATUS_S = 0.2
 
 
@@ -49,18 +50,26 @@ class Device:
     """One device."""
 
     def __init__(
-        self, name: str, folder: Path, journal: Journal, host: str, port: int, seed: int, stack: ExitStack
+        self,
+        name: str,
+        folder: Path,
+        journal: Journal,
+        host: str,
+        port: int,
+        options: argparse.Namespace,
+        stack: ExitStack,
     ) -> None:
-        self.name, self._journal = name, journal
+        self.name, self._journal, self._shares = name, journal, options.shares
         log = logging.getLogger(name)
         folder.mkdir(parents=True, exist_ok=True)
         self.outbox = stack.enter_context(Outbox(folder / "outbox.db", name))
         journal.write("open", name, self.outbox.id, self.outbox.last_seq)
         link = Link(name, host, port, log, keepalive_s=5, backoff=Backoff(0.2, 3.0))
         stack.callback(link.close)
-        # As the agent has it, with shorter waits: a rig of minutes stands for a life of months.
-        self.up = Uplink(self.outbox, link, SendWindow(256, 3.0, 6.0, backoff=Backoff(0.5, 5.0)), log)
-        self._rng = random.Random(f"{seed}/{name}/{os.getpid()}")
+        # As the agent has it, or with shorter waits: a rig of minutes stands for a life of months.
+        hasty = SendWindow(256, 3.0, 6.0, backoff=Backoff(0.5, 5.0))
+        self.up = Uplink(self.outbox, link, SendWindow() if options.patient else hasty, log)
+        self._rng = random.Random(f"{options.seed}/{name}/{os.getpid()}")
         self.due_s = 0.0
         self.put_rows = 0
 
@@ -69,7 +78,7 @@ class Device:
         if now_s < self.due_s:
             return
         self.due_s = now_s + self._rng.uniform(0.5, 1.5) / rate_hz
-        kind = self._rng.choice(KINDS)
+        (kind,) = self._rng.choices(KINDS, self._shares)
         tells = self.outbox.dropped() if kind == "summary" else []
         windows = self._rng.randrange(1, 100) if kind == "summary" else 0
         data = self._data(kind, windows, tells)
@@ -129,7 +138,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> int:
     with ExitStack() as stack:
         journal = Journal(options.journal)
         devices = [
-            Device(name, options.folder / name, journal, host, int(port), options.seed, stack)
+            Device(name, options.folder / name, journal, host, int(port), options, stack)
             for name in (f"{options.prefix}-{n:03d}" for n in range(options.devices))
         ]
         say_at_s = 0.0
@@ -179,6 +188,8 @@ def main() -> int:
     parser.add_argument("--mqtt", required=True)
     parser.add_argument("--devices", type=int, default=10)
     parser.add_argument("--rate", type=float, default=5.0, help="events per second of each device")
+    parser.add_argument("--shares", type=lambda text: [float(part) for part in text.split(",")], default=SHARES)
+    parser.add_argument("--patient", action="store_true", help="wait as long as the agent does before sending again")
     parser.add_argument("--prefix", default="chaos")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--drain-s", type=float, default=60.0)

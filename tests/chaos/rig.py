@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -68,13 +69,26 @@ def clock_missing() -> str:
     return "" if shutil.which("cc") else "another clock needs a C compiler (cc)"
 
 
+def _many_files() -> None:
+    """As many open files as we may have, for us and our children: a broker needs one for each client."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Mosquitto(Mosquitto):
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         address = EVERYWHERE if rig.net else "127.0.0.1"
         folder = rig.folder / "mqtt"
         port = free_port()
-        super().__init__(folder, f"listener {port} {address}\n" + MOSQUITTO.format(folder=folder), port)
+        lines = f"listener {port} {address}\n" + MOSQUITTO.format(folder=folder)
+        if rig.acl:
+            lines += f"acl_file {folder}/acl\n"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "acl").write_text(rig.acl)
+            (folder / "acl").chmod(0o600)  # mosquitto grumbles about others
+        super().__init__(folder, lines, port)
 
     def ready(self) -> bool:
         with self.rig.inside("mqtt"):
@@ -134,6 +148,10 @@ class _Role(Server):
             mqtt = "{}:{}".format(*rig.far_end("gateway-mqtt", rig.mqtt.port))
             kafka = "{}:{}".format(*rig.far_end("gateway-kafka", rig.kafka.listeners["gateway"]))
             words = ["gateway", "run", "--mqtt", mqtt, "--kafka", kafka, "--health-port", str(self.port)]
+            if rig.gateway_toml:
+                path = self.folder / "gateway.toml"
+                path.write_text(rig.gateway_toml)
+                words += ["--config", str(path)]
             return [*base, *words, "--ack-after", rig.ack_after, "--die-with-parent"]
         kafka = "{}:{}".format(*rig.far_end("store-kafka", rig.kafka.listeners["store"]))
         words = ["cloud", "run", "--kafka", kafka, "--store", str(rig.store_file)]
@@ -161,6 +179,8 @@ class Rig:
         ack_after: Literal["kafka", "store"] = "kafka",
         clocks: tuple[str, ...] = (),
         small_mb: dict[str, int] | None = None,
+        acl: str = "",
+        gateway_toml: str = "",
     ) -> None:
         """Lay it out in `folder`, which must be empty.
 
@@ -170,7 +190,11 @@ class Rig:
             ack_after: as the gateway and the store have it.
             clocks: parts that have a wall clock of their own.
             small_mb: part -> size of the file system of its own that its folder is on (root only).
+            acl: mosquitto's acl_file; "": everybody may do everything.
+            gateway_toml: the gateway's configuration file; its addresses are given as options all the same.
         """
+        self.acl, self.gateway_toml = acl, gateway_toml
+        _many_files()
         self.folder, self.ack_after, self.clocks = folder, ack_after, clocks
         self.wires_kind = wires
         self.own_ends: dict[str, int] = {}  # part -> how often it ended by itself and was started again
@@ -309,7 +333,7 @@ class Rig:
         log = self.folder / "asked.log"
         command = [sys.executable, "-m", "covey", *words]
         with out.open("wb") as file:
-            done = subprocess.run(command, stdout=file, stderr=log.open("ab"), timeout=120, check=False)
+            done = subprocess.run(command, stdout=file, stderr=log.open("ab"), timeout=600, check=False)
         if done.returncode not in exits:
             raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {log.read_text()[-500:]}")
         return out.read_bytes()

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: each part of the real stack is killed once, on wires that break, and nothing is lost.
+"""The short form of `make chaos`: each part killed once, wires that break, bad messages, a crowd; and nothing is lost.
 
 The long form is chaos.run; docs/chaos.md says what both cover.
 """
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaos import bad, badness, crowd
 from chaos.faults import Blackout, Kill, Proxied
 from chaos.loads import Agents, Fleet, Load, warm
+from chaos.outcome import Outcome, troubles
 from chaos.rig import Rig
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ DRAIN_S = 200.0
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with Rig(tmp_path_factory.mktemp("chaos"), "proxy") as rig:
+    folder = tmp_path_factory.mktemp("chaos")
+    with Rig(folder, "proxy", acl=badness.ACL, gateway_toml=badness.GATEWAY_TOML) as rig:
         yield rig
 
 
@@ -35,6 +38,11 @@ def judged(load: Load, written: int) -> None:
     assert verdict["good"], verdict
     assert verdict["written"] == verdict["stored"] + verdict["given_up"]
     assert verdict["written"] >= written
+    assert (verdict["disordered"], verdict["records"] >= verdict["stored"]) == (0, True)
+
+
+def quiet(_text: str) -> None:
+    """Nobody reads progress here."""
 
 
 def test_every_part_killed_once_and_connections_reset_lose_and_double_nothing(rig: Rig) -> None:
@@ -56,3 +64,20 @@ def test_a_fleet_whose_gateway_is_killed_has_a_clean_ledger(rig: Rig, tmp_path: 
     warm(rig, load)
     Kill("kill-gateway", parts=("gateway",), hold_s=(0.0, 1.0)).inflict(rig, load, rng)
     judged(load, 40)
+
+
+def test_every_kind_of_bad_message_is_rejected_and_counted_and_the_next_good_one_is_through_at_once(rig: Rig) -> None:
+    row = Outcome("agents+bad", "bad-messages")
+    bad.run(rig, row, 13, 6 * len(badness.KINDS), quiet, strict=False)
+    row.judge()
+    assert row.good, troubles(row)
+    assert row.figures["not_json"] >= 6
+
+
+def test_a_thousand_clients_come_back_at_once_and_lose_nothing(rig: Rig) -> None:
+    row = Outcome("crowd", "crowd")
+    crowd.run(rig, row, 1_000, 1, quiet)
+    row.judge()
+    assert row.good, troubles(row)
+    assert row.verdict["written"] >= 4_000
+    assert row.figures["backlog"] >= 3_000

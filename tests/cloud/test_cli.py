@@ -45,6 +45,7 @@ COMMANDS = [
     "watch",
     "status",
     "export",
+    "command",
 ]
 
 

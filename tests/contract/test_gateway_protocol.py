@@ -91,7 +91,7 @@ def test_every_reason_of_a_refusal_is_in_the_table_and_the_letter_has_the_fields
 def test_the_envelope_of_a_plain_message_is_that_of_the_example_byte_for_byte(
     example: str, topic: str, payload: bytes, number: int, traceparent: str
 ) -> None:
-    mapping = Mapping(filter="tele/+/+", topic="tasmota", key="{1}", payload="envelope")
+    mapping = Mapping(filter="tele/+/+", topic="tasmota", key="{1}", payload="envelope", headers=True)
     made = envelope(mapping, topic, payload, 1_795_420_810.25, "gw-1", number, traceparent)
     assert made == EXAMPLES[example]
     section = PAGE.split("## Plain MQTT")[1].split("\n## ")[0]

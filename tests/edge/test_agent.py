@@ -263,6 +263,48 @@ def test_commands_are_answered_once(tmp_path, mosquitto, files):
         agent.stop()
 
 
+def test_a_command_answered_before_a_restart_is_not_answered_after_it(tmp_path, mosquitto, files):
+    import time
+
+    device = unique("d")
+    words = ("--bundle", str(files / "m.covey"), "--summary-interval-s", "600")
+    with Cloud(mosquitto.port) as cloud:
+
+        def answers():
+            return [s.command for s in cloud.data("status") if s.kind == "command"]
+
+        for n in (1, 2):
+            agent = start_agent(tmp_path, mosquitto.port, device, *words)
+            wait_status(tmp_path, device, connected=True, pid=agent.pid)
+            for name in ("c1", f"c-{n}"):
+                cloud.tell(device, "command", wire.Command(name, "ping", time.time() + 60))
+            wait_for(lambda n=n: f"c-{n}" in answers(), 10, "answers")
+            agent.kill9()
+        assert answers() == ["c1", "c-1", "c-2"]
+
+
+def test_a_gateway_that_comes_after_the_birth_is_told_of_it_once(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port, gateway=False) as cloud:
+        agent = start_agent(tmp_path, mosquitto.port, device, *options(files))
+        wait_status(tmp_path, device, connected=True)
+        mine = [(device, True)]
+
+        def births():
+            return [(name, p.online) for name, p in cloud.presences if name == device]
+
+        wait_for(lambda: births() == mine, 10, "birth")
+        cloud.say_gateway(device, online=True)
+        wait_for(lambda: births() == 2 * mine, 10, "birth, again")
+        cloud.say_gateway(device, online=True)  # it says so every 30 s
+        cloud.say_gateway(device, online=False)
+        cloud.say_gateway(device, online=True)
+        wait_for(lambda: len(births()) >= 3, 10, "birth, to a gateway that was away")
+        assert births() == 3 * mine
+        assert len({p.session for name, p in cloud.presences if name == device}) == 1
+        agent.stop()
+
+
 def test_two_agents_do_not_share_a_state(tmp_path, mosquitto, files):
     device = unique("d")
     with Cloud(mosquitto.port):

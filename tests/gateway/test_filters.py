@@ -113,7 +113,7 @@ def test_crossing_and_covering_agree_with_all_topics_of_a_small_world() -> None:
         world = [f"{t}/{w}" for t in world for w in words]
         every += [t[1:] for t in world if t != "/"]
     chance = random.Random(11)
-    names = list({_filter(chance) for _ in range(60)})
+    names = list({"#", "+/#", "+", *(_filter(chance) for _ in range(60))})
     matched = {n: {t for t in every if _pattern(n).fullmatch(t)} for n in names}
     seen = set()
     for one in names:

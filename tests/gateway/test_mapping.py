@@ -9,6 +9,7 @@ import pytest
 
 from covey.config import load
 from covey.errors import ConfigError
+from gateway import layout
 from gateway.config import GatewayConfig
 from gateway.mapping import (
     MAX_KEY_BYTES,
@@ -87,6 +88,17 @@ def test_mappings_that_share_a_subscription_stay_together() -> None:
     assert [m for g in grouped for m in g] == list(FLEETS)
     for group in grouped:
         assert len(Mappings(group).filters) == 1
+
+
+def test_processes_share_the_mappings_out_and_no_subscription_is_made_twice(tmp_path) -> None:
+    made = layout.of_processes(GatewayConfig(mappings=FLEETS, processes=3))
+    assert sorted(m.topic for c in made for m in c.mappings) == sorted(m.topic for m in FLEETS)
+    filters = [name for c in made for name in Mappings(c.mappings).filters]
+    assert sorted(filters) == sorted(Mappings(FLEETS).filters)
+    file = tmp_path / "child.toml"
+    for config in made:
+        file.write_text(layout.to_toml(config), encoding="utf-8")
+        assert load(GatewayConfig, "gateway", file, None, {}) == config
 
 
 @pytest.mark.parametrize(
@@ -285,8 +297,10 @@ TASMOTA = b'{"Time":"2026-11-23T08:00:10","ENERGY":{"Total":3.50,"Power":12}}'
 
 
 def test_an_envelope_of_json_keeps_the_bytes_of_the_payload() -> None:
-    made = envelope(FLEETS[0], "tele/plug/SENSOR", TASMOTA, 1_795_420_810.25, "gw-1", 7, PARENT)
+    traced = _m(headers=True)
+    made = envelope(traced, "tele/plug/SENSOR", TASMOTA, 1_795_420_810.25, "gw-1", 7, PARENT)
     assert TASMOTA in made  # 3.50 stays 3.50
+    assert b"traceparent" not in envelope(FLEETS[0], "tele/plug/SENSOR", TASMOTA, 0.0, "gw-1", 7, PARENT)
     assert json.loads(made) == {
         "specversion": "1.0",
         "id": "gw-1/7",
@@ -325,7 +339,7 @@ def test_every_json_value_is_data(payload) -> None:
     ],
 )
 def test_what_is_not_json_is_carried_in_base64(payload) -> None:
-    event = json.loads(envelope(FLEETS[0], 'a/"\\/\u20ac', payload, 0.0, "g", 1, "not a traceparent"))
+    event = json.loads(envelope(_m(headers=True), 'a/"\\/\u20ac', payload, 0.0, "g", 1, "not a traceparent"))
     assert base64.b64decode(event["data_base64"]) == payload
     assert (event["datacontenttype"], event["subject"]) == ("application/octet-stream", 'a/"\\/€')
     assert not {"data", "traceparent"} & event.keys()

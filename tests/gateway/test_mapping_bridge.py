@@ -7,13 +7,17 @@ import threading
 from collections import defaultdict
 
 import pytest
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from covey import topics
+from covey.config import load
 from covey.runtime import poll
+from gateway.config import GatewayConfig
+from gateway.kafka import describe
 from servers import unique
 
 pytestmark = [pytest.mark.broker, pytest.mark.parametrize("brokers", ["real"], indirect=True)]
@@ -23,7 +27,7 @@ class Fleet:
     """Plain devices over one MQTT 5 connection; the Kafka and MQTT topics are of one test alone."""
 
     def __init__(self, brokers, tmp_path, start) -> None:
-        self.brokers, self.tmp_path, self.start = brokers, tmp_path, start
+        self.brokers, self.file, self.start = brokers, tmp_path / "gateway.toml", start
         self.root = unique("f")
         self.client = Client(
             CallbackAPIVersion.VERSION2, client_id=f"plain-{self.root}", protocol=MQTTProtocolVersion.MQTTv5
@@ -40,9 +44,8 @@ class Fleet:
 
     def gateway(self, text: str):
         """A gateway whose mappings' topics are below this test's own: ROOT in the text."""
-        file = self.tmp_path / "gateway.toml"
-        file.write_text(text.replace("ROOT", self.root))
-        return self.start(self.brokers, config=str(file))
+        self.file.write_text(text.replace("ROOT", self.root))
+        return self.start(self.brokers, config=str(self.file))
 
     def send(self, topic: str, payload: bytes, user: tuple[tuple[str, str], ...] = ()):
         properties = Properties(PacketTypes.PUBLISH)
@@ -127,6 +130,7 @@ def test_three_plain_fleets_arrive_byte_for_byte_keyed_in_order_with_their_heade
         for message, (topic, payload, user) in zip(messages, sent[kafka, key], strict=True):
             carried = [(name, value.decode()) for name, value in message.headers() or []]
             assert carried == list(user)
+            assert message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME
             if kafka in (fleet.kafka("tasmota"), fleet.kafka("sparkplug")):
                 assert message.value() == payload
                 continue
@@ -140,6 +144,8 @@ def test_three_plain_fleets_arrive_byte_for_byte_keyed_in_order_with_their_heade
                 assert payload in message.value()
                 assert event["data"] == json.loads(payload)
     assert len(identities) == 600
+    there = describe(load(GatewayConfig, "gateway", fleet.file, {"kafka": fleet.brokers.bootstrap}, {}))
+    assert {there[name] for name in names} == {3}  # made by the gateway, with its `partitions`
 
 
 def test_a_plain_message_is_acknowledged_only_when_kafka_has_it_and_survives_a_killed_gateway(fleet) -> None:
@@ -169,6 +175,21 @@ def test_a_plain_message_is_acknowledged_only_when_kafka_has_it_and_survives_a_k
             n = message.value()
             assert message.headers() == ([("n", n)] if n != b"0" else None)
     assert poll(lambda: gateway.status()["pubacks"] == 80, 20.0)
+
+
+def test_retained_messages_come_with_the_subscription_and_not_again_with_each_connection(fleet) -> None:
+    topic = f"{fleet.root}/spBv1.0/G/NBIRTH/n"
+    fleet.client.publish(topic, b"birth", qos=1, retain=True).wait_for_publish(10)
+    gateway = fleet.gateway(THREE)
+    with fleet.brokers.reader(fleet.kafka("sparkplug")) as read:
+        assert poll(lambda: [m.value() for m in read()] == [b"birth"], 20.0)
+        assert poll(lambda: gateway.status()["pubacks"] == 1, 10.0)
+        gateway.process.stop()
+        gateway.start()
+        fleet.send("spBv1.0/G/NDATA/n", b"data")
+        assert poll(lambda: read()[-1].value() == b"data", 20.0)
+        assert [m.value() for m in read()] == [b"birth", b"data"]
+    fleet.client.publish(topic, b"", qos=1, retain=True).wait_for_publish(10)
 
 
 STRICT = """

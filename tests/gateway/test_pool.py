@@ -156,3 +156,30 @@ def test_a_taken_port_and_a_refused_configuration_are_one_line_each(brokers) -> 
     assert "mqtt_ca" in said[0]
     code, said = _run(*where, "--processes", "257")
     assert (code, len(said)) == (2, 1), said
+
+
+@pytest.mark.parametrize(("first", "then"), [(3, 2), (1, 2)])
+def test_what_came_for_an_earlier_layout_is_moved_before_the_new_one_begins(brokers, start, first, then) -> None:
+    name = unique("m")
+    gateway = start(brokers, processes=str(first), name=name)
+    gateway.process.send(signal.SIGTERM)
+    assert gateway.process.wait(30.0) == 0
+    names = _fleet(unique("q"))
+    devices = start.devices(brokers, names, resend_s=1e9)  # as a plain device: what is sent is sent
+    for n in names:
+        devices.write(n, 10)
+    devices.push()
+    assert poll(
+        lambda: not devices.client.want_write() and not devices.client._out_messages, 20.0
+    )  # the broker has all
+    again = start(brokers, processes=str(then), name=name)
+    with brokers.reader(topics.STATUS) as read:
+        assert poll(lambda: sum(map(len, _first_seqs(read(), names).values())) == 10 * len(names), 30.0)
+        seen = _first_seqs(read(), names)
+    assert {n: seen[n] for n in names} == {n: list(range(1, 11)) for n in names}
+    assert again.process.log.read_text().count("of an earlier layout ended") == first
+    # and the old sessions are gone: nothing is moved twice
+    where = ("--mqtt", f"127.0.0.1:{brokers.mqtt.port}", "--kafka", brokers.bootstrap)
+    again.process.stop()
+    moved = CliRunner().invoke(app, ["move", *where, "--name", name, "--processes", str(then), "--json"])
+    assert (moved.exit_code, json.loads(moved.stdout)) == (0, []), moved.output
