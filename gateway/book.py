@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 
 from covey.errors import LinkError
 from covey.runtime import Backoff
-from gateway.kafka import make_admin, told
+from gateway.kafka import Heard, make_admin, told
 from gateway.marks import METADATA_CHARS, Marks
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Book:
 
     def __init__(self, config: GatewayConfig, group: str, topic: str, patience_s: float) -> None:
         self._config, self._group, self._topic, self._patience_s = config, group, topic, patience_s
-        self._admin = make_admin(config)
+        heard = Heard()
+        self._admin = make_admin(config, heard)
         self._scattered: dict[int, int] = {}
 
     @property

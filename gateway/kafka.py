@@ -162,11 +162,6 @@ def make_consumer(
         raise _refused(error) from error
 
 
-def make_admin(config: GatewayConfig) -> AdminClient:
-    """A client for topics and groups."""
-    return AdminClient(_common(config))
-
-
 def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
     """Covey's own topics and those of the mappings."""
     return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
