@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.marks import Marks
 
 NAME = "replay"  # of the client
-GROUP = "covey-gateway-replay"  # what the consumer's group is called under that name
+GROUP = f"covey-gateway-{NAME}"
 LETTERS_AT_ONCE = 500
 NAMED_AT_MOST = 1_000  # of those left, in a result
 _NOTE_EVERY_S = 1.0
@@ -135,7 +135,7 @@ class Replay:
         if partitions is None:
             raise LinkError(f"kafka {self._config.kafka}: no topic {topics.DEADLETTER}: has a gateway run with it?")
         with ExitStack() as stack:
-            consumer = make_consumer(self._config, f"covey-gateway-{self._config.name}")
+            consumer = make_consumer(self._config, GROUP)
             stack.callback(consumer.close)
             deliverer = None
             if not self._plan.dry_run:
