@@ -30,7 +30,8 @@ check:
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/mypy --python-version 3.10 covey/ edge/
-	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py tests/chaos/run.py tests/chaos/devices.py
+	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py tests/chaos/run.py tests/chaos/devices.py \
+		tests/chaos/crowd_devices.py
 	@.venv/bin/lint-imports --no-logo
 
 # One file for every Python from 3.11 on: what differs carries a marker. uv looks past a library's upper bound on

@@ -10,48 +10,30 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from covey import topics
 from covey.errors import LinkError
-from covey.runtime import Backoff
+from gateway.book import Book
 from gateway.deliver import Deliverer
 from gateway.kafka import describe, ensure_topics, make_consumer, told
 from gateway.letters import Choice, Judge, Left, Letter, Outcome, Send, open_letter
-from gateway.marks import METADATA_CHARS, Marks
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
     from gateway.config import GatewayConfig
+    from gateway.marks import Marks
 
-NAME = "replay"  # of the client, and so of the group covey-gateway-replay
+NAME = "replay"  # of the client
+GROUP = f"covey-gateway-{NAME}"
 LETTERS_AT_ONCE = 500
 NAMED_AT_MOST = 1_000  # of those left, in a result
-_COMMIT_EVERY_S = 1.0
-_ASK_S = 5.0
-# The first question about a group makes the broker set up its book of offsets, and a topic just made has no leader yet.
-# The library's own names begin with "_".
-_PASSING = frozenset(
-    getattr(KafkaError, name)
-    for name in (
-        "NOT_COORDINATOR",
-        "COORDINATOR_NOT_AVAILABLE",
-        "COORDINATOR_LOAD_IN_PROGRESS",
-        "NOT_LEADER_FOR_PARTITION",
-        "LEADER_NOT_AVAILABLE",
-        "REQUEST_TIMED_OUT",
-        "_WAIT_COORD",
-        "_TRANSPORT",
-        "_TIMED_OUT",
-        "_ALL_BROKERS_DOWN",
-    )
-)
+_NOTE_EVERY_S = 1.0
 
 T = TypeVar("T")
 
@@ -137,7 +119,7 @@ class Replay:
         self._marks: dict[int, Marks] = {}
         self._expected: dict[int, int] = {}  # partition -> the offset that should come next
         self._open: set[int] = set()  # partitions not read to their end
-        self._changed: set[int] = set()  # partitions whose marks are not committed
+        self._changed: set[int] = set()  # partitions whose marks are not kept yet
         self._sent_for_store: set[bytes] = set()  # a store that refuses again writes a new letter: once in a run
         self._scattered: dict[int, int] = {}  # partition -> done letters that its offset could not keep
         self._error = ""
@@ -153,48 +135,39 @@ class Replay:
         if partitions is None:
             raise LinkError(f"kafka {self._config.kafka}: no topic {topics.DEADLETTER}: has a gateway run with it?")
         with ExitStack() as stack:
-            consumer = make_consumer(self._config, f"covey-gateway-{self._config.name}")
+            consumer = make_consumer(self._config, GROUP)
             stack.callback(consumer.close)
             deliverer = None
             if not self._plan.dry_run:
                 ensure_topics(self._config)
                 deliverer = Deliverer(self._config, self._plan.patience_s)
                 stack.callback(deliverer.close)
-            self._begin(consumer, partitions)
+            book = Book(self._config, GROUP, topics.DEADLETTER, self._plan.patience_s)
+            self._begin(consumer, book, partitions)
             try:
-                self._read(consumer, deliverer)
+                self._read(consumer, book, deliverer)
             except LinkError as error:
                 with suppress(LinkError):
-                    self._commit(consumer, patience_s=0.0)
+                    self._note(book, patience_s=0.0)
                 sent = self.result.count(Outcome.SENT)
                 raise LinkError(f"{error}; {sent} letters sent before that") from error
-            self._commit(consumer, patience_s=self._plan.patience_s)
+            self._note(book)
         return self.result
 
-    def _begin(self, consumer: Consumer, partitions: int) -> None:
+    def _begin(self, consumer: Consumer, book: Book, partitions: int) -> None:
         """Start each partition at its first letter that is not done."""
-        wanted = [TopicPartition(topics.DEADLETTER, p) for p in range(partitions)]
-        patience_s = self._plan.patience_s
-        committed = self._ask(partial(consumer.committed, wanted, timeout=_ASK_S), patience_s)
-        for part in committed:
-            low, high = self._ask(partial(consumer.get_watermark_offsets, part, timeout=_ASK_S), patience_s)
-            marks = Marks.decode(max(0, part.offset), getattr(part, "metadata", None) or "")
-            # A topic that ends before what is remembered is another one than that. The ends that Tansu tells are
-            # not to be trusted; it forgets topic and offsets together.
-            if marks.next_offset > high and self._config.kafka_kind == "kafka":
-                marks = Marks()
-            marks.add(0, low - 1)  # past retention
-            self._marks[part.partition] = marks
+        begins: list[TopicPartition] = []
+        for partition, (marks, low) in book.load(consumer, partitions).items():
             begin = low if self._plan.from_start else marks.next_offset
-            self._expected[part.partition] = begin
-            part.offset = begin or OFFSET_BEGINNING
+            self._marks[partition], self._expected[partition] = marks, begin
+            begins.append(TopicPartition(topics.DEADLETTER, partition, begin or OFFSET_BEGINNING))
         self._open = set(self._marks)
-        consumer.assign(committed)
+        consumer.assign(begins)
 
-    def _read(self, consumer: Consumer, deliverer: Deliverer | None) -> None:
-        heard_s = committed_s = time.monotonic()
+    def _read(self, consumer: Consumer, book: Book, deliverer: Deliverer | None) -> None:
+        heard_s = noted_s = time.monotonic()
         while self._open and not self._stop.is_set() and not self._full(0):
-            messages = consumer.consume(LETTERS_AT_ONCE, 0.2)
+            messages = _some(consumer)
             batch: list[_Chosen] = []
             for message in messages:
                 if self._full(sum(isinstance(one.verdict, Send) for one in batch)):
@@ -204,9 +177,9 @@ class Replay:
             self._settle(batch, deliverer)
             if messages:
                 self._progress(self.result)
-            if time.monotonic() - committed_s >= _COMMIT_EVERY_S:
-                self._commit(consumer, self._plan.patience_s)
-                committed_s = time.monotonic()
+            if time.monotonic() - noted_s >= _NOTE_EVERY_S:
+                self._note(book)
+                noted_s = time.monotonic()
             if time.monotonic() - heard_s > self._plan.patience_s:
                 raise self._away()
         self.result.stopped = self._stop.is_set() and bool(self._open)
@@ -299,44 +272,22 @@ class Replay:
             self._marks[letter.partition].add(letter.offset, letter.offset)
             self._changed.add(letter.partition)
 
-    def _commit(self, consumer: Consumer, patience_s: float) -> None:
+    def _note(self, book: Book, patience_s: float | None = None) -> None:
         """Have Kafka keep the marks that changed."""
-        if not self._changed:
-            return
-        for most_chars in (METADATA_CHARS, 0):  # a broker may be set to keep less: then the offsets alone
-            parts = []
-            for partition in self._changed:
-                marks = self._marks[partition]
-                metadata, self._scattered[partition] = marks.encode(most_chars)
-                parts.append(TopicPartition(topics.DEADLETTER, partition, marks.next_offset, metadata=metadata))
-            try:
-                self._ask(partial(consumer.commit, offsets=parts, asynchronous=False), patience_s)
-                break
-            except _MetadataTooLargeError:
-                continue
-        self._changed.clear()
-        self.result.not_remembered = sum(self._scattered.values())
-
-    def _ask(self, question: Callable[[], T], patience_s: float) -> T:
-        """Ask until Kafka answers: the first question about a group finds its coordinator not ready."""
-        backoff, end_s = Backoff(0.05, 1.0), time.monotonic() + patience_s
-        while True:
-            try:
-                return question()
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
-                    raise _MetadataTooLargeError from error
-                if time.monotonic() >= end_s or error.args[0].code() not in _PASSING:
-                    raise LinkError(f"kafka {self._config.kafka}: group covey-gateway-{NAME}: {told(error)}") from error
-            time.sleep(backoff.next_s())
+        if self._changed:
+            book.save({partition: self._marks[partition] for partition in self._changed}, patience_s)
+            self._changed.clear()
+            self.result.not_remembered = book.not_kept
 
     def _away(self) -> LinkError:
         why = f": {self._error}" if self._error else f" for {self._plan.patience_s:g} s"
         return LinkError(f"kafka {self._config.kafka}: {topics.DEADLETTER}: no answer{why}")
 
 
-class _MetadataTooLargeError(LinkError):
-    """The broker keeps less with an offset than we asked it to."""
+def _some(consumer: Consumer) -> list[Message]:
+    """What is there, and what comes with it: the library's batch call alone would hold it until its time is up."""
+    first = consumer.poll(0.2)
+    return [] if first is None else [first, *consumer.consume(LETTERS_AT_ONCE - 1, 0.01)]
 
 
 def _add(counts: dict[T, int], name: T) -> None:

@@ -349,19 +349,8 @@ class Rig:
         library = self.folder / "clock.so"
         if not library.exists():
             source = Path(__file__).with_name("clock.c")
-            words = [
-                "cc",
-                "-O2",
-                "-Wall",
-                "-Werror",
-                "-shared",
-                "-fPIC",
-                "-o",
-                str(library),
-                str(source),
-                "-ldl",
-                "-pthread",
-            ]
+            flags = ["-O2", "-Wall", "-Werror", "-shared", "-fPIC"]
+            words = ["cc", *flags, "-o", str(library), str(source), "-ldl", "-pthread"]
             subprocess.run(words, check=True, timeout=60)
         return library
 

@@ -219,10 +219,15 @@ def test_a_replay_killed_midway_and_run_again_loses_nothing(desk, tmp_path) -> N
 
 def test_what_a_filter_or_a_limit_leaves_out_is_sent_by_a_later_run_and_nothing_twice(desk) -> None:
     one, two = unique("d"), unique("d")
-    for seq in range(1, 11):  # 10 of each kind, interleaved in one partition
-        record_a = letter(one, seq, at_s=T0 + seq)
-        record_b = letter(two, seq, "too_fast", at_s=T0 + seq)
-        desk.put(record_a, record_b, letter(two, 100 + seq, "bad_schema", b"{}"), partition=1)
+    kinds = ((one, "too_large", 0), (two, "too_fast", 0), (two, "bad_schema", 100))
+    desk.put(  # 10 of each kind, interleaved in one partition
+        *(
+            letter(name, more + seq, reason, b"{}" if more else b"", T0 + seq)
+            for seq in range(1, 11)
+            for name, reason, more in kinds
+        ),
+        partition=1,
+    )
 
     def sent(**plan: Any) -> int:
         return desk.replay(**plan).count(Outcome.SENT)

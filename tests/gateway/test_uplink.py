@@ -1,10 +1,13 @@
 """The producing side alone, against a live Kafka API that comes late, refuses, or is lost."""
 
+import json
 import logging
+import re
 import time
+from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from covey import topics, wire
 from covey.runtime import poll
@@ -109,3 +112,87 @@ def test_what_kafka_finds_too_large_is_put_aside_and_blocks_nothing(kafka_factor
     ack = wire.decode(wire.Ack, payload)
     assert ack.acks[0].ranges == [(2, 2)]  # what the store will never see is ours to acknowledge
     uplink.close()
+
+
+def _stored(bootstrap: str, topic: str, count: int) -> list[tuple[int, list[tuple[str, bytes]]]]:
+    """(sequence number, headers) of the records of a topic with one partition, in order."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[tuple[int, list[tuple[str, bytes]]]] = []
+
+    def read() -> bool:
+        for message in consumer.consume(500, 0.1):
+            assert message.error() is None
+            found.append((int(json.loads(message.value())["id"].rsplit("/", 1)[1]), message.headers() or []))
+        return len(found) >= count
+
+    try:
+        assert poll(read, 30.0), found
+    finally:
+        consumer.close()
+    return found
+
+
+def test_a_batch_that_kafka_finds_too_large_costs_its_large_message_alone_and_keeps_the_order(kafka_factory) -> None:
+    small = kafka_factory({"message.max.bytes": "3000"})
+    small.create_topics([topics.STATUS])
+    small.create_topics([topics.DEADLETTER], config={"max.message.bytes": "200000"})
+    uplink, _, counts = _uplink(small.bootstrap)
+    events = _events(unique("d"), 1, 20)
+    topic, payload, mid, user = events[9]
+    events[9] = (topic, payload[:-1] + b" " * 4_000 + b"}", mid, user)
+    uplink.submit(1, events, time.time())
+    assert _drain(uplink, 20) == list(range(1, 21))
+    assert counts.get("deadletter", "too_large") == 1
+    assert [seq for seq, _ in _stored(small.bootstrap, topics.STATUS, 19)] == [n for n in range(1, 21) if n != 10]
+    uplink.close()
+
+
+def test_what_comes_later_does_not_overtake_what_kafka_refused(kafka_factory) -> None:
+    kafka = kafka_factory({})
+    # the library's 30 s for a topic to become known are a long time in a test
+    uplink, _, counts = _uplink(kafka.bootstrap, kafka_options={"topic.metadata.propagation.max.ms": 500})
+    device = unique("d")
+    uplink.submit(1, _events(device, 1, 10), time.time())
+    assert poll(lambda: not uplink.poll(0.05) and uplink.topics_missing, 30.0)  # no such topic yet
+    assert uplink.blocked
+    uplink.submit(1, _events(device, 11, 20), time.time())
+    kafka.create_topics([topics.STATUS])
+    assert _drain(uplink, 20) == list(range(1, 21))
+    assert [seq for seq, _ in _stored(kafka.bootstrap, topics.STATUS, 20)] == list(range(1, 21))
+    assert counts.get("retries") >= 1
+    uplink.close()
+
+
+def test_alarms_carry_their_trace_context_as_a_header_too(kafka_factory) -> None:
+    kafka = kafka_factory({})
+    kafka.create_topics([topics.ALARMS])
+    uplink, acks, _ = _uplink(kafka.bootstrap)
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    found = re.search(r"```json alarm\n(.*?)\n```", page, re.DOTALL)
+    assert found
+    alarm = found.group(1).encode()
+    plain = re.sub(rb'"traceparent":"[^"]*",', b"", alarm).replace(b'/41"', b'/42"')
+    topic = topics.mqtt_topic("drone-07", "alarm").encode()
+    uplink.submit(1, [received(topic, alarm, 1), received(topic, plain, 2)], time.time())
+    assert _drain(uplink, 2) == [1, 2]
+    trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert _stored(kafka.bootstrap, topics.ALARMS, 2) == [(41, [("traceparent", trace)]), (42, [])]
+    assert len(acks) == 1
+    uplink.close()
+
+
+def test_more_bytes_than_the_bound_stop_reading_until_kafka_has_them(tmp_path) -> None:
+    late = Tansu(tmp_path / "kafka")
+    device = unique("d")
+    uplink, _, _ = _uplink(late.bootstrap, queue_bytes=1_048_576)
+    big = [(t, p[:-1] + b" " * 60_000 + b"}", mid, user) for t, p, mid, user in _events(device, 1, 18)]
+    uplink.submit(1, big[:17], time.time())
+    assert not uplink.blocked
+    uplink.submit(1, big[17:], time.time())
+    assert uplink.blocked
+    with late:
+        late.create_topics([topics.STATUS], exist_ok=True)
+        assert _drain(uplink, 18) == list(range(1, 19))
+        assert not uplink.blocked
+        uplink.close()
