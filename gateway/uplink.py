@@ -86,6 +86,7 @@ class Uplink:
         self.topics_missing = False
         self.connected = False
         self.pending = 0
+        self._files_told = ""
         self._producer = self._new_producer()
 
     @property
@@ -270,6 +271,13 @@ class Uplink:
 
     def _rebuild(self) -> None:
         """A new producer after a fatal error; what the old one had not confirmed is produced again (sinks drop repeats)."""
+        wrong = "; ".join(self._config.kafka_credentials.problems())
+        if wrong:  # no new producer can be made: wait for the files to be mended
+            if wrong != self._files_told:
+                self._log.warning("kafka %s: %s: trying again", self._config.kafka, wrong)
+                self._files_told = wrong
+            return
+        self._files_told = ""
         self._log.warning("kafka %s: %s: making the producer anew", self._config.kafka, self._fatal)
         self._counts.add("producer_rebuilds")
         self._fatal = ""

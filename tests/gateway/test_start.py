@@ -67,8 +67,8 @@ def test_other_settings_reach_every_client(tmp_path) -> None:
     assert client_settings(config)["socket.timeout.ms"] == 1_000
     make_producer(config, lambda _e: None, lambda _c: None)
     make_consumer(config, "test").close()
-    wrong = GatewayConfig(kafka="127.0.0.1:1", kafka_options={"linger.ms": "soon"})
-    with pytest.raises(ConfigError, match=r"linger\.ms"):
+    wrong = GatewayConfig(kafka="127.0.0.1:1", kafka_options={"socket.timeout.ms": "soon"})
+    with pytest.raises(ConfigError, match=r"socket\.timeout\.ms"):
         make_producer(wrong, lambda _e: None, lambda _c: None)
 
 
