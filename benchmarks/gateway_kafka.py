@@ -42,7 +42,13 @@ def start_kafka(place: Path, jobs: list[Job], warm_up: int) -> Iterator[Kafka]:
             [*(job.topic for job in jobs), "warm"], PARTITIONS, {"message.timestamp.type": "LogAppendTime"}
         )
         producer = Producer(
-            {"bootstrap.servers": kafka.bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 0}
+            {
+                "bootstrap.servers": kafka.bootstrap,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "log_level": 3,
+            }
         )
         tail = consumer(kafka.bootstrap, **{"auto.offset.reset": "earliest", "fetch.wait.max.ms": 10})
         tail.assign([TopicPartition("warm", p, 0) for p in range(PARTITIONS)])

@@ -56,8 +56,7 @@ class Book:
 
     def __init__(self, config: GatewayConfig, group: str, topic: str, patience_s: float) -> None:
         self._config, self._group, self._topic, self._patience_s = config, group, topic, patience_s
-        heard = Heard()
-        self._admin = make_admin(config, heard)
+        self._admin = make_admin(config, Heard())
         self._scattered: dict[int, int] = {}
 
     @property

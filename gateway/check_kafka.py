@@ -15,7 +15,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, Res
 from covey import topics
 from covey.errors import ConfigError
 from gateway.config import GatewayConfig, host_port
-from gateway.kafka import Heard, make_admin, told, wanted_topics
+from gateway.kafka import Heard, ask_metadata, make_admin, told, wanted_topics
 from gateway.probe import STEP_S, Conversation, Finding, reach
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ def check_kafka(config: GatewayConfig) -> list[Finding]:
     except ConfigError as error:
         return [*found, Finding("kafka", "FAIL", str(error), "see the file")]
     try:
-        cluster = admin.list_topics(timeout=STEP_S)
+        cluster = ask_metadata(admin, heard)
     except KafkaException as error:
-        admin.poll(0)
         why = heard.better(error)
         return [*found, Finding("kafka", "FAIL", f"{config.kafka}: {why}", _login_fix(config, why))]
     found.append(Finding("kafka", "ok", f"cluster {cluster.cluster_id}, {len(cluster.brokers)} brokers"))
@@ -149,9 +148,10 @@ def _present(config: GatewayConfig, admin: AdminClient, wanted: tuple[str, ...],
     with contextlib.suppress(KafkaException, TimeoutError, ValueError):
         future = admin.describe_cluster(include_authorized_operations=True, request_timeout=STEP_S)
         allowed = future.result(STEP_S).authorized_operations
-    if allowed is not None and config.kafka_kind == "kafka" and AclOperation.CREATE not in allowed:
-        fix = "create them, or allow this user CREATE; if it may create these by name, this line can be passed over"
-        return Finding("topics", "warn", f"{detail}, but this user may not create topics in general", fix)
+    if config.kafka_kind == "kafka" and (allowed is None or AclOperation.CREATE not in allowed):
+        fix = "create them, or allow this user CREATE; if it may create these by name, pass over this line"
+        may = "and nobody tells whether this user may" if allowed is None else "but this user may not create all topics"
+        return Finding("topics", "warn", f"{detail}, {may}", fix)
     return Finding("topics", "ok", detail)
 
 
@@ -189,7 +189,10 @@ def _fit(config: GatewayConfig, seen: list[_Topic]) -> list[Finding]:
         fix = "start the brokers that hold them"
         found.append(Finding("leaders", "FAIL", f"partitions without a leader: {', '.join(leaderless)}", fix))
     if known:
-        found += [_copies(known), _size(config, known), _cleanup(known), *_retention(known), _clock(known)]
+        found += [_copies(known), _size(config, known)]
+    ours = [t for t in known if t.name in topics.KAFKA_TOPICS]  # how a mapping's topic is kept is its user's choice
+    if ours:
+        found += [_cleanup(ours), *_retention(ours), _clock(ours)]
     return found
 
 
@@ -228,13 +231,18 @@ def _copies(known: list[_Topic]) -> Finding:
 
 
 def _size(config: GatewayConfig, known: list[_Topic]) -> Finding:
-    limits = {t.name: int(t.settings.get("max.message.bytes", 1 << 30)) for t in known}
-    wanted = config.max_event_bytes + _RECORD_ROOM
-    small = [f"{name} {limit}" for name, limit in limits.items() if limit < wanted]
+    values = dict.fromkeys(topics.KAFKA_TOPICS, config.max_event_bytes)
+    for mapping in config.mappings:
+        values[mapping.topic] = max(values.get(mapping.topic, 0), mapping.max_bytes)
+    small: list[str] = []
+    for topic in known:
+        limit, wanted = int(topic.settings.get("max.message.bytes", 1 << 30)), values[topic.name] + _RECORD_ROOM
+        if limit < wanted:
+            small.append(f"{topic.name} {limit}, {wanted} expected")
     if small:
-        fix = f"set max.message.bytes to {wanted} or more, or lower max_event_bytes"
-        return Finding("message size", "FAIL", f"max.message.bytes of {', '.join(small)}: {wanted} expected", fix)
-    return Finding("message size", "ok", f"{min(limits.values())} bytes, {wanted} needed")
+        fix = "raise max.message.bytes, or lower max_event_bytes (a mapping's max_bytes)"
+        return Finding("message size", "FAIL", f"max.message.bytes of {'; '.join(small)}", fix)
+    return Finding("message size", "ok", f"room for events of {config.max_event_bytes} bytes")
 
 
 def _cleanup(known: list[_Topic]) -> Finding:

@@ -21,6 +21,7 @@ from covey import topics
 from covey.errors import ConfigError
 from gateway.config import GatewayConfig, host_port
 from gateway.link import client_id
+from gateway.mapping import Mappings
 from gateway.probe import STEP_S, Conversation, Finding, reach
 from gateway.receiver import PacketError, read_varint
 
@@ -70,7 +71,7 @@ def check_mqtt(config: GatewayConfig) -> list[Finding]:
             granted = _connect(talk, config)
             if _login(config, granted, found):
                 found += _limits(config, granted.properties)
-                found.append(_subscribe(talk, topics.uplink_filters(config.shards)))
+                found.append(_subscribe(talk, _filters(config)))
         except _NoMqttError as error:
             found.append(Finding("mqtt", "FAIL", f"{config.mqtt}: {error}", error.fix))
         except (OSError, ConfigError) as error:
@@ -140,6 +141,11 @@ def _limits(config: GatewayConfig, properties: Any) -> list[Finding]:
     else:
         found.append(Finding("wildcards", "FAIL", "not available", "allow wildcard subscriptions at the broker"))
     return found
+
+
+def _filters(config: GatewayConfig) -> tuple[str, ...]:
+    """What a gateway subscribes to."""
+    return (*topics.uplink_filters(config.shards), *Mappings(config.mappings).filters)
 
 
 def _subscribe(talk: Conversation, names: tuple[str, ...]) -> Finding:
@@ -217,7 +223,7 @@ def _leave(talk: Conversation, keep_s: int) -> None:
         keep_s: how long the session lives on (MQTT 5, 3.14.2.2.2): 0 ends our own; another client's stays its own.
     """
     with contextlib.suppress(OSError):
-        talk.more_time(2.0)
+        talk.more_time(1.0)
         talk.send(_packet(_DISCONNECT, b"\x00\x05\x11" + keep_s.to_bytes(4, "big")))
         while talk.need(len(talk.received) + 1):  # closing with unread bytes would reset the connection
             talk.received = b""

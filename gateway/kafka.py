@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -23,6 +24,8 @@ from gateway.probe import Finding, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from confluent_kafka.admin import ClusterMetadata
 
     from gateway.config import GatewayConfig
     from gateway.kafka_options import Options
@@ -42,21 +45,21 @@ class Heard:
     """What the library says beside its answers: the reason of a "transport failure"."""
 
     def __init__(self) -> None:
-        self._security = ""
+        self.security = ""  # a certificate or password was refused
         self._other = ""
         self.tls = False  # TLS failed
 
     def __call__(self, error: KafkaError) -> None:
         """The `error_cb` of a client; called from its `poll`."""
         if error.code() in _SECURITY:
-            self._security = told(error)
+            self.security = told(error)
             self.tls = error.code() == KafkaError._SSL  # noqa: SLF001  # as above
         elif error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001  # says nothing more
             self._other = told(error)
 
     def better(self, error: BaseException) -> str:
         """The reason heard, or what `error` itself says."""
-        return self._security or self._other or told(error)
+        return self.security or self._other or told(error)
 
 
 def client_settings(config: GatewayConfig) -> dict[str, Any]:
@@ -162,6 +165,22 @@ def make_consumer(
         raise _refused(error) from error
 
 
+def ask_metadata(admin: AdminClient, heard: Heard) -> ClusterMetadata:
+    """Brokers and topics; a refused certificate or password ends the waiting at once, it will not mend itself.
+
+    Raises:
+        KafkaException: no broker answers.
+    """
+    deadline_s = time.monotonic() + _ASK_S
+    while True:
+        try:
+            return admin.list_topics(timeout=_ASK_S / 5)
+        except KafkaException:
+            admin.poll(0)  # else it keeps to itself what it heard
+            if heard.security or time.monotonic() >= deadline_s:
+                raise
+
+
 def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:
     """Covey's own topics and those of the mappings."""
     return tuple(dict.fromkeys((*topics.KAFKA_TOPICS, *(m.topic for m in config.mappings))))
@@ -177,7 +196,7 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
     heard = Heard()
     admin = make_admin(config, heard)
     try:
-        have = admin.list_topics(timeout=_ASK_S).topics
+        have = ask_metadata(admin, heard).topics
         missing = [name for name in wanted_topics(config) if name not in have]
         if not missing:
             return []
@@ -193,7 +212,6 @@ def ensure_topics(config: GatewayConfig) -> list[str]:
             elif not _exists(refused):  # another gateway may have been faster
                 raise LinkError(f"kafka {config.kafka}: topic {name}: {told(refused)}") from refused
     except KafkaException as error:
-        admin.poll(0)  # else it keeps to itself what it heard
         why = (heard.tls and _tls_problem(config)) or heard.better(error)
         raise LinkError(f"kafka {config.kafka}: {why}") from error
     except TimeoutError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.mapping import groups
+from gateway import mapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,12 +47,19 @@ def of_processes(config: GatewayConfig) -> list[GatewayConfig]:
 
 
 def _mappings(config: GatewayConfig, process: int) -> dict[str, Any]:
-    """The mappings of one process: group number i of them belongs to process i % N.
+    """The mappings of one process, in their order: group i belongs to process i % N.
 
-    A group shares one MQTT subscription: two processes would both receive what two of its mappings match.
+    Mappings of one subscription belong together, and so do those of one Kafka topic: two processes that write to it
+    would mix up the order of a device that sends on several MQTT topics.
     """
-    mine = groups(config.mappings)[process :: config.processes]
-    return {"mappings": tuple(mapping for group in mine for mapping in group)}
+    parts: list[tuple[mapping.Mapping, ...]] = []
+    for group in mapping.groups(config.mappings):
+        shared = [p for p in parts if {m.topic for m in p} & {m.topic for m in group}]
+        rest = [p for p in parts if p not in shared]
+        parts = [*rest, tuple(m for p in (*shared, group) for m in p)]
+    parts.sort(key=lambda part: min(map(config.mappings.index, part)))
+    mine = [m for part in parts[process :: config.processes] for m in part]
+    return {"mappings": tuple(m for m in config.mappings if m in mine)}
 
 
 def shown(shards: Sequence[str]) -> str:

@@ -147,10 +147,11 @@ class Link:
         """What is subscribed to."""
         return (*topics.uplink_filters(self._config.shards), *self._mappings.filters)
 
-    def unsubscribe(self) -> None:
-        """Take on nothing more; what the broker's session holds already still comes (`move`)."""
-        if self._client is not None:
-            self._client.unsubscribe(list(self.filters()))
+    def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """Take on nothing more for these; what the broker's session holds already still comes (move.py)."""
+        for start in range(0, len(filters), _FILTERS_PER_SUBSCRIBE):
+            if self._client is not None:
+                self._client.unsubscribe(list(filters[start : start + _FILTERS_PER_SUBSCRIBE]))
 
     def puback(self, mids: list[int]) -> None:
         """Acknowledge packets of this connection, in order of receipt."""

@@ -25,6 +25,7 @@ from gateway.acks import AckBook
 from gateway.admit import Admission, RateLimit
 from gateway.counts import Counts
 from gateway.link import Link, client_id
+from gateway.mapping import Mappings
 from gateway.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class _PresenceLink(Link):
 
     def filters(self) -> tuple[str, ...]:
         return (topics.gateway_topic("+"),)
+
+
+class _OldLink(Link):
+    """Resumes a session; mappings are not subscribed anew, or their retained messages would all come."""
+
+    def filters(self) -> tuple[str, ...]:
+        return topics.uplink_filters(self._config.shards)
 
 
 def wanted(config: GatewayConfig) -> list[GatewayConfig]:
@@ -127,16 +135,16 @@ def _drain(config: GatewayConfig, old: GatewayConfig, stop: threading.Event, log
     """Everything that one old session holds, to Kafka; then end it."""
     counts = Counts()
     limit = RateLimit(config.rate_events_s, config.rate_burst)
-    first = time.time_ns() // 1_000
-    admission = Admission(config.name, config.max_event_bytes, limit, first, config.mappings)
+    first = time.time_ns() // 1_000  # as in bridge.py
+    admission = Admission(config.name, config.max_event_bytes, limit, first_presence=first, mappings=config.mappings)
     # the ack book is not published: agents send again what nobody acknowledged to them, and sinks drop repeats
     uplink = Uplink(old, admission, AckBook(config.ack_interval_s), counts, log)
-    link = Link(old, log)
+    link = _OldLink(old, log)
     messages = 0
     try:
         received = _connect(link, old, stop)
         existed = link.session_present
-        link.unsubscribe()
+        link.unsubscribe((*topics.uplink_filters(old.shards), *Mappings(config.mappings).filters))
         quiet_s = time.monotonic()
         while received or uplink.pending or (existed and time.monotonic() - quiet_s < _DRAINED_S):
             if received:

@@ -141,7 +141,8 @@ def _page(seen: Mapping[str, Any], now_s: float, rate: Mapping[str, float] | Non
         _row("ack delay", _delay(seen["ack_delay_s"])),
         _row("acks", f"{seen['acks']:,} messages for {seen['ack_events']:,} events; {seen['pubacks']:,} to the broker"),
         _row("desired", f"{seen['desired']:,} published, {seen['desired_known']:,} devices known"),
-        _row("commands", f"{seen['commands']:,} published, {seen['commands_expired']:,} expired"),
+        _row("commands", f"{seen['commands']:,} published, {seen['commands_waiting']:,} waiting, ")
+        + f"{seen['commands_expired'] + seen['commands_given_up']:,} dropped",
     ]
     for about in seen.get("processes", ()):
         state = "ready" if about["ready"] else "not ready" if about["alive"] else "DOWN"

@@ -2,7 +2,7 @@
 
 Kafka's doors, by name of `ports`: MUTUAL (TLS, client certificate), LOGIN (TLS, user), CLEAR (user without TLS), STALE (an
 expired certificate), ELSEWHERE (a certificate of another host). PLAINTEXT is for the tests' own use: its anonymous user
-may do everything. User `gateway` may, too; `limited` only what a test allows it.
+may do everything. User `gateway` may, too; `limited` and `nobody` (PLAIN only) what the one test of each allows it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Doors:
         for door in ("login", "clear"):
             prefix = f"listener.name.{door}"
             config[f"{prefix}.sasl.enabled.mechanisms"] = ",".join(MECHANISMS)
-            users = f'user_gateway="{SECRET}" user_limited="{SECRET}"'
+            users = f'user_gateway="{SECRET}" user_limited="{SECRET}" user_nobody="{SECRET}"'
             config[f"{prefix}.plain.sasl.jaas.config"] = f"{plain} {users};"
             config[f"{prefix}.scram-sha-256.sasl.jaas.config"] = scram
             config[f"{prefix}.scram-sha-512.sasl.jaas.config"] = scram
@@ -64,6 +64,7 @@ class Doors:
             for word in ("--add-scram", f"{mechanism}=[name={user},password={SECRET}]")
         ]
         self.kafka = Kafka(folder / "kafka", config=config, listeners=LISTENERS, format_options=scrams)
+        self.kafka.start_timeout_s = 100.0  # seven listeners, on a machine that others use, too
 
     def address(self, door: str) -> str:
         return f"127.0.0.1:{self.kafka.ports[door]}"

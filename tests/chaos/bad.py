@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from datetime import datetime
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -93,7 +94,8 @@ def run(rig: Rig, row: Outcome, seed: int, messages: int, say: Callable[[str], N
         seed: of the load and of the order of kinds.
         messages: bad ones.
         say: progress.
-        strict: the slowest good message counts; else all but the slowest 5 %, where other work shares the machine.
+        strict: the slowest good message counts; else, where other work shares the machine, the median one behind each kind
+            of bad message, against what is usual meanwhile.
     """
     rng = random.Random(f"{seed}/bad")
     agents = Agents(rig, "bad-a", seed, devices=6)
@@ -120,10 +122,18 @@ def run(rig: Rig, row: Outcome, seed: int, messages: int, say: Callable[[str], N
     row.bound("conflicts_counted_wrong", abs(after[CONFLICTS] - before[CONFLICTS] - fates[badness.CONFLICT]), most=0)
     repeats = after[DUPLICATES_REFUSED] - before[DUPLICATES_REFUSED]
     row.bound("repeats_refused", repeats, least=fates[badness.REPEAT])  # and what the agents sent twice
-    delays = sorted(_delays(rig))
+    delays = list(_delays(rig))
     row.bound("good_messages", len(delays), least=2 * messages)
-    row.figures["median_s"] = round(delays[len(delays) // 2], 3)
-    row.bound("next_s", delays[-1 if strict else int(len(delays) * 0.95)], most=NEXT_S)
+    usual_s = median(delay_s for _, delay_s in delays)
+    row.figures["median_s"] = round(usual_s, 3)
+    slowest_s = max(delay_s for _, delay_s in delays)
+    if strict:
+        row.bound("next_s", slowest_s, most=NEXT_S)
+    else:  # the machine may stand still for a second; it does not do so behind one kind of message only
+        row.figures["next_s"] = round(slowest_s, 3)
+        after = {kind: median(delay_s for said, delay_s in delays if said == kind) for kind in badness.KINDS}
+        worst = max(after, key=lambda kind: after[kind])
+        row.bound(f"next_after_{worst}_s", after[worst], most=max(NEXT_S, 4 * usual_s))
 
 
 def _send(
@@ -204,20 +214,25 @@ def _counts(rig: Rig) -> dict[str, int]:
     }
 
 
+class _Data(msgspec.Struct):
+    detail: str
+
+
 class _Event(msgspec.Struct):
     id: str
     time: str
+    data: _Data
 
 
-def _delays(rig: Rig) -> Iterable[float]:
-    """Of each good message of the senders: made to appended, seconds."""
+def _delays(rig: Rig) -> Iterable[tuple[str, float]]:
+    """Of each good message of the senders: the kind of the bad one before it, and made to appended in seconds."""
     decoder = msgspec.json.Decoder(_Event)
     seen: set[str] = set()
     for record in records.read(rig.kafka.bootstrap, [topics.STATUS]):
         one = records.identity(record)
         if one is None or one.outbox != OUTBOX:
             continue
-        event = decoder.decode(record.value)
-        if event.id not in seen:
-            seen.add(event.id)
-            yield max(0.0, record.time_s - datetime.fromisoformat(event.time).timestamp())
+        if str(one) not in seen and b"not what was sent before" not in record.value:
+            event = decoder.decode(record.value)
+            seen.add(str(one))
+            yield event.data.detail, max(0.0, record.time_s - datetime.fromisoformat(event.time).timestamp())

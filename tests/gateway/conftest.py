@@ -19,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from covey import topics, wire
 from covey.runtime import poll
+from secured import Doors
 from servers import Iotcore, Kafka, KafkaApi, Mosquitto, Process, Server, Tansu, free_port, unique
 
 if TYPE_CHECKING:
@@ -190,6 +191,14 @@ def brokers(request, tmp_path_factory):
     started = Brokers(request.param, tmp_path_factory.mktemp(request.param))
     with started.mqtt, started.kafka:
         yield started
+
+
+@pytest.fixture(scope="session")
+def doors(tmp_path_factory):
+    """Apache Kafka with TLS, certificates, logins and ACLs, shared by every test of them (tests/secured.py)."""
+    made = Doors(tmp_path_factory.mktemp("doors"))
+    with made.kafka:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,23 @@ def test_commands_wait_out_a_lost_mqtt_connection_and_a_held_kafka(brokers, star
 
 
 @real
+def test_a_stop_with_kafka_held_and_a_commit_under_way_is_bounded(brokers, start, name) -> None:
+    gateway = start(brokers)
+    devices = start.devices(brokers, [name])
+    brokers.mqtt.pause()  # read, not settled
+    sent = _command(brokers, name, 1)
+    assert poll(lambda: gateway.status()["commands"] >= 1, 20.0)
+    brokers.kafka.pause()
+    brokers.mqtt.resume()  # settled now, and the commit is never answered
+    try:
+        assert poll(lambda: _came(devices, name) == [sent], 20.0)
+        gateway.process.stop(timeout_s=20.0)
+        assert gateway.process.wait(0.1) == 0, gateway.process.tail()
+    finally:
+        brokers.kafka.resume()
+
+
+@real
 def test_a_device_that_was_away_gets_its_command_when_it_comes_and_holds_up_nobody(brokers, start, name) -> None:
     gateway = start(brokers)
     waits = _command(brokers, name, 1)

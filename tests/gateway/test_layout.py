@@ -9,6 +9,9 @@ from covey.config import load
 from covey.errors import ConfigError
 from gateway import layout
 from gateway.config import GatewayConfig
+from gateway.link import client_id
+from gateway.mapping import Mapping
+from gateway.move import left_behind
 
 
 def test_every_shard_belongs_to_exactly_one_process_whatever_their_number() -> None:
@@ -45,3 +48,35 @@ def test_more_processes_than_shards_or_a_name_without_room_are_refused_together(
         load(GatewayConfig, "gateway", None, {"shards": ["00", "01"], "processes": 3, "name": "n" * 63}, {})
     assert "processes: at most one per shard (2)" in str(told.value)
     assert "name: room" in str(told.value)
+
+
+def _mapping(name: str, topic: str) -> Mapping:
+    return Mapping(filter=name, topic=topic, key="{1}")
+
+
+def test_mappings_that_share_a_subscription_or_a_kafka_topic_stay_in_one_process() -> None:
+    a = _mapping("z/bridge/#", "bridge")
+    b = _mapping("tele/+/SENSOR", "tasmota")
+    c = _mapping("z/#", "z")
+    d = _mapping("stat/+/POWER", "tasmota")
+    e = _mapping("e/+", "e")
+    made = layout.of_processes(GatewayConfig(processes=2, mappings=(a, b, c, d, e)))
+    assert [m.mappings for m in made] == [(a, c, e), (b, d)]  # groups ac, bd, e in turn
+    three = layout.of_processes(GatewayConfig(processes=3, mappings=(a, b, c, d, e)))
+    assert [m.mappings for m in three] == [(a, c), (b, d), (e,)]
+    many = layout.of_processes(GatewayConfig(processes=8, mappings=(a, b)))
+    assert [len(m.mappings) for m in many] == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_only_sessions_of_this_name_that_nobody_will_resume_are_left_behind() -> None:
+    two, three = GatewayConfig(name="g", processes=2), GatewayConfig(name="g", processes=3)
+    present = [(s, c.name) for c in layout.of_processes(three) for s in c.own_shards()]
+    old = {client_id(c) for c in layout.of_processes(three)}
+    assert {client_id(c) for c in left_behind(two, present)} == old
+    assert left_behind(three, present) == []  # the same layout: its sessions are resumed
+    assert {client_id(c) for c in left_behind(GatewayConfig(name="g"), present)} == old  # back to one process
+    alone = [(s, "g") for s in topics.SHARDS]
+    assert client_id(GatewayConfig(name="g")) in {client_id(c) for c in left_behind(two, alone)}
+    assert left_behind(GatewayConfig(name="g"), alone)[0].shards is not None  # never its own: only the other spelling
+    assert left_behind(GatewayConfig(name="other"), present) == []
+    assert left_behind(GatewayConfig(name="g", shards=("00",), processes=1), [("01", "g-1")]) == []  # a neighbour's

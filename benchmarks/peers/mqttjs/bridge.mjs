@@ -20,6 +20,8 @@ const RECEIVE_MAXIMUM = 2000; // messages in flight; the broker holds back the r
 const SESSION_EXPIRY_S = 3600;
 const LINGER_MS = 4; // from the first message of a batch
 const BATCH_MESSAGES = 1000; // a full batch does not linger
+const BATCH_BYTES = 900_000; // Kafka takes 1,048,588 by default, and all of a batch may fall to one partition
+const RECORD_BYTES = 70; // at most, beside key and value
 const RETRY_MS = 500;
 const ALL_REPLICAS = -1;
 const HELD = new Error('the PUBACK follows the delivery'); // never thrown: its stack would cost as much as a message
@@ -58,16 +60,17 @@ class Batcher {
   #pending = [];
   #timer = null;
   #sending = false;
+  #waiting = null;
 
   constructor(producer, topic, delivered) {
     this.producer = producer;
     this.topic = topic;
-    this.delivered = delivered; // of the batch's entries, once Kafka has them all
+    this.delivered = delivered; // called with a batch's entries once Kafka has them all
   }
 
   add(entry) {
     this.#pending.push(entry);
-    if (this.#sending) return; // goes out as soon as the batch before it is delivered
+    if (this.#sending) return; // goes out after the batch before it
     if (this.#pending.length >= BATCH_MESSAGES) {
       clearTimeout(this.#timer);
       this.#send();
@@ -76,17 +79,35 @@ class Batcher {
     }
   }
 
+  /** Calls back at once while there is room, else after the next batch. */
+  whenRoom(callback) {
+    if (this.#pending.length < RECEIVE_MAXIMUM) callback();
+    else this.#waiting = callback;
+  }
+
   async #send() {
     this.#timer = null;
     this.#sending = true;
     while (this.#pending.length > 0) {
-      const batch = this.#pending;
-      this.#pending = [];
-      const messages = batch.map(({ key, payload }) => ({ key, value: payload }));
-      await this.#deliver(messages);
+      const batch = this.#pending.splice(0, this.#fitting());
+      await this.#deliver(batch.map(({ key, payload }) => ({ key, value: payload })));
       this.delivered(batch);
+      const resume = this.#waiting;
+      this.#waiting = null;
+      resume?.();
     }
     this.#sending = false;
+  }
+
+  /** How many of the oldest messages make one batch: at least one, bounded in number and in bytes. */
+  #fitting() {
+    let bytes = 0;
+    const limit = Math.min(this.#pending.length, BATCH_MESSAGES);
+    for (let index = 0; index < limit; index += 1) {
+      bytes += this.#pending[index].payload.length + RECORD_BYTES;
+      if (bytes > BATCH_BYTES) return Math.max(index, 1);
+    }
+    return limit;
   }
 
   async #deliver(messages) {
@@ -99,6 +120,10 @@ class Batcher {
         });
         return;
       } catch (error) {
+        if (error.type === 'MESSAGE_TOO_LARGE' && messages.length === 1) {
+          console.error(`bridge: Kafka: dropped ${messages[0].value.length} bytes of ${messages[0].key}: ${error.message}`);
+          return;
+        }
         console.error(`bridge: Kafka: ${error.message}; the same batch again`);
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
@@ -143,7 +168,8 @@ async function main() {
       levels.set(packet.topic, key);
     }
     batcher.add({ key, payload: packet.payload, messageId: packet.messageId, stream: client.stream });
-    callback(args.ack === 'delivery' && packet.qos === 1 ? HELD : undefined);
+    if (args.ack === 'delivery' && packet.qos === 1) callback(HELD); // Receive Maximum bounds what is pending
+    else batcher.whenRoom(callback);
   };
   let ready = false;
   client.on('connect', () => {
