@@ -292,11 +292,15 @@ class BatchClient(StockClient):
             size = whole[pos + 1]
             body = pos + 2
             if size > 127:
-                length = read_varint(whole, pos + 1, end)
-                if length is None:
-                    self._need = end - pos + 1
-                    break
-                size, body = length
+                if body < end and whole[body] < 128:  # two bytes: nearly all messages
+                    size += (whole[body] << 7) - 128
+                    body += 1
+                else:
+                    length = read_varint(whole, pos + 1, end)
+                    if length is None:
+                        self._need = end - pos + 1
+                        break
+                    size, body = length
             after = body + size
             if after > end:
                 self._need = after - pos
