@@ -147,7 +147,7 @@ class Cut(Fault):
     def inflict(self, rig: Rig, load: Load, rng: random.Random) -> str:
         assert rig.net is not None
         near, far = WIRES[self.wire]
-        port = rig.mqtt.port if far == "mqtt" else rig.kafka.listeners[near]
+        port = rig.mqtt.port if far == "mqtt" else rig.kafka.ways[near]
         wire = rig.net.wires[self.wire]
         if not _reaches(rig, near, wire.address[far], port):
             raise DidNotBiteError(f"{self.wire}: no way through before the cut")

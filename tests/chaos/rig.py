@@ -100,17 +100,17 @@ class _Kafka(Kafka):
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.listeners = {"gateway": free_port(), "store": free_port()}
+        self.ways = {"gateway": free_port(), "store": free_port()}
         super().__init__(rig.folder / "kafka", config={})
         net = rig.net
         bind = EVERYWHERE if net else "127.0.0.1"
         listeners = [f"LOCAL://127.0.0.1:{self.port}", f"CONTROLLER://127.0.0.1:{self.controller_port}"]
         advertised = [f"LOCAL://127.0.0.1:{self.port}"]
-        for user, port in self.listeners.items():
+        for user, port in self.ways.items():
             listeners.append(f"{user.upper()}://{bind}:{port}")
             host, seen = rig.far_end(f"{user}-kafka", port)
             advertised.append(f"{user.upper()}://{host}:{seen}")
-        names = ["LOCAL", "CONTROLLER", *(user.upper() for user in self.listeners)]
+        names = ["LOCAL", "CONTROLLER", *(user.upper() for user in self.ways)]
         self.config = KAFKA | {
             "listeners": ",".join(listeners),
             "advertised.listeners": ",".join(advertised),
@@ -146,14 +146,14 @@ class _Role(Server):
         rig, base = self.rig, [sys.executable, "-m", "covey"]
         if self.name == "gateway":
             mqtt = "{}:{}".format(*rig.far_end("gateway-mqtt", rig.mqtt.port))
-            kafka = "{}:{}".format(*rig.far_end("gateway-kafka", rig.kafka.listeners["gateway"]))
+            kafka = "{}:{}".format(*rig.far_end("gateway-kafka", rig.kafka.ways["gateway"]))
             words = ["gateway", "run", "--mqtt", mqtt, "--kafka", kafka, "--health-port", str(self.port)]
             if rig.gateway_toml:
                 path = self.folder / "gateway.toml"
                 path.write_text(rig.gateway_toml)
                 words += ["--config", str(path)]
             return [*base, *words, "--ack-after", rig.ack_after, "--die-with-parent"]
-        kafka = "{}:{}".format(*rig.far_end("store-kafka", rig.kafka.listeners["store"]))
+        kafka = "{}:{}".format(*rig.far_end("store-kafka", rig.kafka.ways["store"]))
         words = ["cloud", "run", "--kafka", kafka, "--store", str(rig.store_file)]
         words += ["--repository-dir", str(self.folder / "repository"), "--ack-after", rig.ack_after]
         return [*base, *words, "--die-with-parent"]
@@ -219,7 +219,7 @@ class Rig:
             if self.proxies:
                 self.proxies["devices-mqtt"].target_port = self.mqtt.port
                 self.proxies["gateway-mqtt"].target_port = self.mqtt.port
-                for user, port in self.kafka.listeners.items():
+                for user, port in self.kafka.ways.items():
                     self.proxies[f"{user}-kafka"].target_port = port
             self.gateway, self.store = _Role(self, "gateway"), _Role(self, "store")
         except BaseException:
