@@ -1,20 +1,23 @@
 """Where a group's marks are kept: with its offsets, in Kafka.
 
-Offsets are written by the admin client. The consumer's own commit has no time-out, and waits for ever when its coordinator
-falls silent (librdkafka issue 3740; seen here with a paused broker).
+A synchronous commit has no time-out, and neither has closing after it: where the coordinator falls silent both wait for
+ever (librdkafka issue 3740; seen here with a paused broker). The admin client has one, and aborts the process when the answer
+comes late (librdkafka 2.16: rd_kafka_enq_once_del_source_return, `eonce->refcnt > 0`; seen here, too). So commits have
+a consumer and a thread of their own, which is left behind when it does not come back.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from covey.errors import LinkError
 from covey.runtime import Backoff
-from gateway.kafka import Heard, make_admin, told
+from gateway.kafka import make_consumer, told
 from gateway.marks import METADATA_CHARS, Marks
 
 if TYPE_CHECKING:
@@ -56,7 +59,8 @@ class Book:
 
     def __init__(self, config: GatewayConfig, group: str, topic: str, patience_s: float) -> None:
         self._config, self._group, self._topic, self._patience_s = config, group, topic, patience_s
-        self._admin = make_admin(config, Heard())
+        self._consumer = make_consumer(config, group)
+        self._left_behind = False  # the consumer belongs to a thread that does not come back
         self._scattered: dict[int, int] = {}
 
     @property
@@ -91,27 +95,52 @@ class Book:
         return known
 
     def save(self, marks: Mapping[int, Marks], patience_s: float | None = None) -> None:
-        """Have Kafka keep the marks of some partitions; asks at least once, whatever the patience.
+        """Have Kafka keep the marks of some partitions.
 
         Raises:
             LinkError: Kafka is away, or refuses.
         """
         patience_s = self._patience_s if patience_s is None else patience_s
         try:
-            self._ask(partial(self._write, marks, METADATA_CHARS), patience_s)
+            self._commit(marks, METADATA_CHARS, patience_s)
         except _MetadataTooLargeError:  # a broker may be set to keep less: then the offsets alone
-            self._ask(partial(self._write, marks, 0), patience_s)
+            self._commit(marks, 0, patience_s)
+
+    def _commit(self, marks: Mapping[int, Marks], most_chars: int, patience_s: float) -> None:
+        if self._left_behind:
+            raise LinkError(f"kafka {self._config.kafka}: group {self._group}: no answer")
+        if not self._ask(lambda: self._in_time(partial(self._write, marks, most_chars), patience_s), patience_s):
+            raise LinkError(f"kafka {self._config.kafka}: group {self._group}: no answer for {patience_s:g} s")
 
     def _write(self, marks: Mapping[int, Marks], most_chars: int) -> None:
         parts = []
         for partition, of_partition in marks.items():
             metadata, self._scattered[partition] = of_partition.encode(most_chars)
             parts.append(TopicPartition(self._topic, partition, of_partition.next_offset, metadata=metadata))
-        wanted = [ConsumerGroupTopicPartitions(self._group, parts)]
-        answer = self._admin.alter_consumer_group_offsets(wanted, request_timeout=_ASK_S)[self._group]
-        for part in answer.result(2 * _ASK_S).topic_partitions:
-            if part.error is not None:
-                raise KafkaException(part.error)
+        self._consumer.commit(offsets=parts, asynchronous=False)
+
+    def close(self) -> None:
+        """Leave the broker, if it still answers."""
+        if not self._left_behind:
+            self._in_time(self._consumer.close, _ASK_S)
+
+    def _in_time(self, work: Callable[[], None], timeout_s: float) -> bool:
+        """Do it on a thread of its own; False when it is not done by then, and never touched again."""
+        failed: list[KafkaException] = []
+
+        def do() -> None:
+            try:
+                work()
+            except KafkaException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=do, name="replay-commit", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        self._left_behind = thread.is_alive()
+        if failed:
+            raise failed[0]
+        return not self._left_behind
 
     def _ask(self, question: Callable[[], T], patience_s: float) -> T:
         backoff, end_s = Backoff(0.05, 1.0), time.monotonic() + patience_s

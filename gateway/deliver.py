@@ -74,7 +74,9 @@ class Deliverer:
                 refused.append(f"{records[index].topic}: {told(error)}")
 
         for index in indices:
-            self._produce(records[index], partial(report, index))
+            if not self._produce(records[index], partial(report, index)):
+                waiting.discard(index)
+                too_large[index] = "larger than message.max.bytes of this client"
         heard_s, left = time.monotonic(), len(waiting)
         while waiting and not refused:
             self._poll(0.1)
@@ -86,7 +88,8 @@ class Deliverer:
             raise LinkError(f"kafka {self._kafka}: {refused[0]}")
         return too_large
 
-    def _produce(self, record: Send, report: Callable[[KafkaError | None, Message], None]) -> None:
+    def _produce(self, record: Send, report: Callable[[KafkaError | None, Message], None]) -> bool:
+        """Hand a record to the library; False when it is too large for it."""
         full_s = time.monotonic()
         while True:
             try:
@@ -96,9 +99,11 @@ class Deliverer:
                     raise self._away() from error
                 self._poll(0.1)
             except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    return False
                 raise LinkError(f"kafka {self._kafka}: {record.topic}: {told(error)}") from error
             else:
-                return
+                return True
 
     def _poll(self, timeout_s: float) -> None:
         try:

@@ -34,6 +34,7 @@ GROUP = f"covey-gateway-{NAME}"
 LETTERS_AT_ONCE = 500
 NAMED_AT_MOST = 1_000  # of those left, in a result
 _NOTE_EVERY_S = 1.0
+_LAST_WORD_S = 5.0  # for the marks of a run that Kafka has failed
 
 T = TypeVar("T")
 
@@ -143,12 +144,13 @@ class Replay:
                 deliverer = Deliverer(self._config, self._plan.patience_s)
                 stack.callback(deliverer.close)
             book = Book(self._config, GROUP, topics.DEADLETTER, self._plan.patience_s)
+            stack.callback(book.close)
             self._begin(consumer, book, partitions)
             try:
                 self._read(consumer, book, deliverer)
             except LinkError as error:
                 with suppress(LinkError):
-                    self._note(book, patience_s=0.0)
+                    self._note(book, min(_LAST_WORD_S, self._plan.patience_s))
                 sent = self.result.count(Outcome.SENT)
                 raise LinkError(f"{error}; {sent} letters sent before that") from error
             self._note(book)

@@ -383,15 +383,42 @@ def test_a_kafka_that_falls_silent_ends_the_run_and_what_it_confirmed_is_not_los
             desk.brokers.kafka.pause()
             timer.start()
 
-    timer = threading.Timer(6.0, desk.brokers.kafka.resume)  # longer than the run's patience
+    timer = threading.Timer(9.0, desk.brokers.kafka.resume)  # longer than the run's patience
     try:
         with pytest.raises(LinkError, match=r"kafka 127.*letters sent before that"):
-            Replay(desk.config, Plan(patience_s=1.0), threading.Event(), hold).run()
+            Replay(desk.config, Plan(patience_s=4.0), threading.Event(), hold).run()
     finally:
         timer.join()
         desk.brokers.kafka.resume()
     assert desk.replay().complete
     assert {value for _, value in desk.records()} == {event(name, seq) for seq in range(1, 1_501)}
+
+
+def test_what_kafka_does_not_confirm_is_not_done_and_goes_with_the_next_run(desk) -> None:
+    sink = unique("sink")
+    desk.brokers.kafka.create_topics([sink], PARTITIONS)
+    desk.ends(sink)  # it has leaders
+    refused = Refused("bad_topic", "no mapping", "", None, "")
+    count = 2_000
+    desk.put(*((b"", dead_letter(refused, b"tele/plug/SENSOR", b"%d" % n, T0)) for n in range(count)), partition=0)
+    mapping = Mapping(filter="tele/+/SENSOR", topic=sink, key="{1}")
+    config = GatewayConfig(kafka=desk.brokers.bootstrap, mappings=(mapping,))
+    admin = AdminClient({"bootstrap.servers": desk.brokers.bootstrap})
+
+    def gone() -> bool:
+        return sink not in admin.list_topics(timeout=10).topics
+
+    def take_away(_result: Result) -> None:
+        if not gone():  # Kafka goes on: it keeps marks, and has no place for the records
+            admin.delete_topics([sink], operation_timeout=10)[sink].result(20)
+            wait_for(gone, 10, "the topic is gone")
+
+    first = Replay(config, Plan(patience_s=8.0), threading.Event(), take_away)
+    with pytest.raises(LinkError, match="letters sent before that"):
+        first.run()
+    assert 0 < first.result.count(Outcome.SENT) < count
+    assert desk.replay(config).count(Outcome.SENT) == count - first.result.count(Outcome.SENT)
+    assert desk.replay(config).count(Outcome.SENT) == 0
 
 
 def test_a_stopped_run_says_so_and_the_next_one_goes_on(desk) -> None:
