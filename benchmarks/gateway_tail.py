@@ -11,11 +11,14 @@ import argparse
 import gc
 import json
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from gateway_jobs import JOBS, PHASE, Job, read
+
+from gateway.kafka import settled
 
 _QUIET_S = 20.0  # the tail gives up when nothing came for so long
 
@@ -50,7 +53,7 @@ class Topic:
 
     def ends(self) -> dict[int, int]:
         """Offset behind the last record of each partition."""
-        return {p.partition: self._consumer.get_watermark_offsets(p, 10.0)[1] for p in self._parts}
+        return {p.partition: settled(partial(self._consumer.get_watermark_offsets, p, 10.0))[1] for p in self._parts}
 
     def count(self) -> int:
         """Records ever written."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -19,7 +19,7 @@ from covey import topics, wire
 from covey.errors import LinkError, WireError
 from gateway.commands import Command, CommandBook
 from gateway.desired import DesiredBook
-from gateway.kafka import ensure_topics, make_consumer, told
+from gateway.kafka import ensure_topics, make_consumer, settled, told
 from gateway.link import client_id
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Downlink:
                 continue
             for partition in partitions:
                 place = TopicPartition(topic, partition)
-                low, high = consumer.get_watermark_offsets(place, timeout=_ASK_S)
+                low, high = settled(partial(consumer.get_watermark_offsets, place, timeout=_ASK_S))
                 # an offset, not "latest": what comes after this moment is read, also before the first fetch
                 place.offset = low if topic == topics.DESIRED else high
                 places.append(place)
@@ -222,10 +222,10 @@ class Downlink:
                 raise LinkError(f"kafka {self._config.kafka}: group {client_id(self._config)}: {told(place.error)}")
             if place.offset < 0:
                 asked = TopicPartition(topics.COMMANDS, place.partition, since_ms)
-                found = consumer.offsets_for_times([asked], timeout=_ASK_S)[0]
+                found = settled(partial(consumer.offsets_for_times, [asked], timeout=_ASK_S))[0]
                 place.offset = found.offset
             if place.offset < 0:  # nothing so young
-                _, place.offset = consumer.get_watermark_offsets(place, timeout=_ASK_S)
+                _, place.offset = settled(partial(consumer.get_watermark_offsets, place, timeout=_ASK_S))
         return [TopicPartition(p.topic, p.partition, p.offset, p.metadata or "") for p in places]
 
     def _hold_or_go_on(self, consumer: Consumer) -> None:

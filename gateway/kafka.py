@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -39,6 +39,11 @@ _silent.propagate = False  # an outage is told once by us, not every second by t
 
 # Certificates and passwords: what these say is for a person to mend, and lasts until then.
 _SECURITY = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})  # noqa: SLF001  # the library's public codes begin so
+
+
+# Said by a broker that has not heard yet whom the controller chose; it mends itself.
+_ELECTING = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+_T = TypeVar("_T")
 
 
 class Heard:
@@ -179,6 +184,22 @@ def ask_metadata(admin: AdminClient, heard: Heard) -> ClusterMetadata:
             admin.poll(0)  # else it keeps to itself what it heard
             if heard.security or time.monotonic() >= deadline_s:
                 raise
+
+
+def settled(ask: Callable[[], _T]) -> _T:
+    """What `ask` returns; while the brokers still choose leaders, as they do for a new topic, it is asked again.
+
+    Raises:
+        KafkaException: anything else, or no leader within five seconds.
+    """
+    deadline_s = time.monotonic() + _ASK_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _ELECTING or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(0.05)
 
 
 def wanted_topics(config: GatewayConfig) -> tuple[str, ...]:

@@ -224,8 +224,10 @@ def test_a_message_larger_than_the_broker_takes_is_dropped_told_and_counted_and_
 
 
 @real
-def test_publishing_ten_thousand_desired_holds_up_no_acknowledgement(brokers, start, name) -> None:
-    gateway = start(brokers)
+def test_publishing_ten_thousand_desired_holds_up_no_acknowledgement(brokers, start, name, tmp_path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("ack_interval_s = 0.05\n")  # waits are of the publishing, then
+    gateway = start(brokers, config=str(config))
     producer, prefix = Producer({"bootstrap.servers": brokers.bootstrap}), unique("m")
     for n in range(10_000):
         producer.produce(topics.DESIRED, _desired(f"{prefix}-{n}", 1), f"{prefix}-{n}")
@@ -243,7 +245,7 @@ def test_publishing_ten_thousand_desired_holds_up_no_acknowledgement(brokers, st
         waits.append(time.monotonic() - sent_s)
     assert gateway.status()["desired"] >= 10_000
     assert len(waits) >= 3
-    assert sorted(waits)[len(waits) // 2] < 1.5, waits  # ack_interval_s is 0.5; the rest is a loaded machine's
+    assert sorted(waits)[len(waits) // 2] < 1.0, waits  # all of it takes seconds
     print(
         f"10,000 desired in {time.monotonic() - began_s:.1f} s, acks {min(waits):.2f}-{max(waits):.2f} s, {len(waits)}"
     )
