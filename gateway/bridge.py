@@ -79,7 +79,7 @@ class _Bridge:
         wait = self._tick.waits(
             self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
         )
-        received = self.link.step(wait.socket_s, read=not self.uplink.blocked)
+        received = self.link.step(wait.socket_s, read=not (self.uplink.blocked or self.uplink.draining(now_s)))
         if received:
             self.uplink.submit(self.link.generation, received, time.time())
         self.acknowledge(self.uplink.poll(wait.report_s))

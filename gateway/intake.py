@@ -35,11 +35,11 @@ class Batch:
         parts: Kafka topic -> records, in order.
         accepted: (device, outbox, seq) of events on their way to the store.
         refused: the same of those put aside.
-        waiting: records that Kafka has not confirmed.
+        kept: records that the Kafka library has not got, or has given back.
         size_bytes: payloads together.
     """
 
-    __slots__ = ("accepted", "generation", "mids", "parts", "refused", "since_s", "size_bytes", "waiting")
+    __slots__ = ("accepted", "generation", "kept", "mids", "parts", "refused", "since_s", "size_bytes")
 
     def __init__(self, generation: int, since_s: float) -> None:
         self.generation = generation
@@ -48,7 +48,7 @@ class Batch:
         self.parts: dict[str, list[Record]] = {}
         self.accepted: list[tuple[str, str, int]] = []
         self.refused: list[tuple[str, str, int]] = []
-        self.waiting = 0
+        self.kept = 0
         self.size_bytes = 0
 
     @property
@@ -63,14 +63,6 @@ class Batch:
             self.parts[topic] = [record]
         else:
             part.append(record)
-
-    def renewed(self) -> Batch:
-        """The same batch with nothing confirmed; late reports of the old one mean nothing to it."""
-        fresh = Batch(self.generation, self.since_s)
-        fresh.mids, fresh.parts, fresh.size_bytes = self.mids, self.parts, self.size_bytes
-        fresh.accepted, fresh.refused = self.accepted, self.refused
-        fresh.waiting = self.records
-        return fresh
 
 
 class _Mapped:
@@ -113,44 +105,49 @@ class Intake:
             now_s: the same in seconds since the epoch.
         """
         batch = Batch(generation, since_s)
-        lanes, allow, parts, accepted = self._lanes, self._admission.rate.take, batch.parts, batch.accepted
+        lanes, parts, accepted, rate = self._lanes, batch.parts, batch.accepted, self._admission.rate
+        rate_s, burst = rate.rate_s, rate.burst
         kinds: dict[str, int] = {}
-        size = 0
+        mapped = size = 0
+        part: list[Record] = []
+        part_of = ""
         for topic, payload, _mid, user in received:
-            size += len(payload)
+            length = len(payload)
+            size += length
             lane = lanes.get(topic)
             if lane is None:
                 lane = self._lane(topic, now_s)
-            if lane.__class__ is Lane:
-                seq = lane.judge(payload, now_s)
-                if seq != LOOK_CLOSER:
-                    record: Record = {"key": lane.key, "value": payload}
-                    if lane.traced and lane.trace:
-                        record["headers"] = [("traceparent", lane.trace.encode())]
-                    accepted.append((lane.device, lane.outbox, seq))
-                    kinds[lane.kind] = kinds.get(lane.kind, 0) + 1
-                else:
+            if lane.__class__ is _Mapped:
+                # `rate.take`, written out: called, it costs a fifth of all that is done for a plain message here
+                bucket = lane.bucket
+                passed_s = now_s - bucket.then_s
+                tokens = bucket.tokens + passed_s * rate_s
+                if tokens > burst:  # noqa: PLR1730  # min() is a call, for each message
+                    tokens = burst
+                if not lane.plain or length > lane.max_bytes or tokens < 1.0 or passed_s < 0.0:
                     self._closer(batch, kinds, topic, payload, user, now_s)
                     continue
-            elif (
-                lane.__class__ is _Mapped
-                and lane.plain
-                and len(payload) <= lane.max_bytes
-                and allow(lane.bucket, now_s)
-            ):
+                bucket.tokens = tokens - 1.0
+                bucket.then_s = now_s
+                mapped += 1
+                record: Record = {"key": lane.key, "value": payload}
+            elif lane.__class__ is Lane and (seq := lane.judge(payload, now_s)) != LOOK_CLOSER:
                 record = {"key": lane.key, "value": payload}
-                kinds["mapped"] = kinds.get("mapped", 0) + 1
+                if lane.traced and lane.trace:
+                    record["headers"] = [("traceparent", lane.trace.encode())]
+                accepted.append((lane.device, lane.outbox, seq))
+                kinds[lane.kind] = kinds.get(lane.kind, 0) + 1
             else:
                 self._closer(batch, kinds, topic, payload, user, now_s)
                 continue
-            part = parts.get(lane.topic)
-            if part is None:
-                parts[lane.topic] = [record]
-            else:
-                part.append(record)
+            if lane.topic != part_of:
+                part_of = lane.topic
+                part = parts.setdefault(part_of, [])
+            part.append(record)
+        if mapped:
+            kinds["mapped"] = kinds.get("mapped", 0) + mapped
         batch.mids = [message[2] for message in received if message[2]]
         batch.size_bytes = size
-        batch.waiting = batch.records
         for kind, count in kinds.items():
             self._counts.add("received", count, kind)
         for name, part in parts.items():

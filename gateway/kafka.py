@@ -98,7 +98,11 @@ def make_admin(config: GatewayConfig, heard: Heard) -> AdminClient:
 
 
 def make_producer(
-    config: GatewayConfig, on_error: Callable[[KafkaError], None], on_connected: Callable[[bool], None]
+    config: GatewayConfig,
+    on_error: Callable[[KafkaError], None],
+    on_connected: Callable[[bool], None],
+    *,
+    only_failures: bool = False,
 ) -> Producer:
     """A producer that keeps trying for ever: an outage is an ordinary state, and the broker holds what it has not acked.
 
@@ -106,6 +110,7 @@ def make_producer(
         config: `kafka_kind` embedded gives up idempotence, which Tansu does not survive a restart with.
         on_error: library errors, fatal ones too; called from `poll`.
         on_connected: whether any broker is connected; called from `poll` about once a second.
+        only_failures: no delivery report for what succeeds.
 
     Raises:
         ConfigError: the password file cannot be read, or the library refuses the settings.
@@ -133,6 +138,7 @@ def make_producer(
         "queue.buffering.max.messages": config.queue_messages,
         "message.timeout.ms": 0,
         "statistics.interval.ms": 1_000,
+        "delivery.report.only.error": only_failures,
         "stats_cb": on_stats,
         "error_cb": on_library_error,
     }

@@ -1,8 +1,10 @@
 """MQTT batches to Kafka: produce, and say which packets may be acknowledged, once Kafka has them.
 
-The rule: a packet is acknowledged, and its event told to be safe, only after Kafka's delivery report, never before.
-What Kafka does not take now is kept and offered again in the order of receipt; nothing is dropped, and nothing overtakes
-what failed before it. One thread.
+The rule: a packet is acknowledged, and its event told to be safe, only when Kafka has it, never before. The library
+reports failures alone; what it has let go of without one is delivered, and that is certain for everything at the moment
+in which it holds nothing at all (a report for each success would cost as much as producing it). What Kafka does not take
+now is kept and offered again in the order of receipt; nothing is dropped, and nothing overtakes what failed before it.
+One thread.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ if TYPE_CHECKING:
     from gateway.receiver import Received
 
 _RETRY_S = 0.5
+# The library is mostly empty at the end of a turn. Where Kafka answers more slowly than messages come, reading waits for
+# it so long after the oldest was given, or nothing could ever be acknowledged; unless nothing moves at all, which is an
+# outage: there the bounds of the queue hold.
+_DRAIN_AFTER_S = 0.05
+_STUCK_S = 2.0
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001  # the library's names
 
 
@@ -39,7 +46,7 @@ class Settled(NamedTuple):
 
 
 class _Flight:
-    """Records given to the library together; takes their delivery reports."""
+    """Records given to the library together; takes the reports of those that failed."""
 
     __slots__ = ("alone", "batch", "failures")
 
@@ -49,10 +56,8 @@ class _Flight:
         self.alone = alone
 
     def report(self, error: KafkaError | None, message: Any) -> None:
-        """Called by `poll` for each record: as short as can be."""
-        if error is None:
-            self.batch.waiting -= 1
-        else:
+        """Called by `poll`; only enqueues."""
+        if error is not None:
             self.failures.append((self, error, message))
 
 
@@ -83,6 +88,8 @@ class Uplink:
         self._retry_at_s = 0.0
         self._fatal = ""
         self._size_bytes = 0  # payloads of all batches
+        self._held = 0  # records in the library at the last poll, and given to it since
+        self._moved_s = 0.0  # when it last let go of some
         self.topics_missing = False
         self.connected = False
         self.pending = 0
@@ -93,6 +100,10 @@ class Uplink:
     def blocked(self) -> bool:
         """Kafka does not keep up: nothing more should be read."""
         return bool(self._backlog) or bool(self._again) or self._size_bytes > self._config.queue_bytes
+
+    def draining(self, now_s: float) -> bool:
+        """Kafka is at work and behind: reading should wait until it has all; `now_s` is monotonic."""
+        return self.oldest_s(now_s) > _DRAIN_AFTER_S and now_s - self._moved_s < _STUCK_S
 
     @property
     def queued(self) -> int:
@@ -106,27 +117,34 @@ class Uplink:
     def submit(self, generation: int, received: list[Received], now_s: float) -> None:
         """Admit and produce one receive's messages; `now_s` is the time of receipt in seconds since the epoch."""
         batch = self._intake.take(generation, received, time.monotonic(), now_s)
-        self.pending += batch.waiting
+        self.pending += batch.records
         self._size_bytes += batch.size_bytes
         self._batches.append(batch)
         for topic, records in batch.parts.items():
             waiting = _Waiting(batch, topic, records, alone=False)
             if self._backlog or self._again or not self._offer(waiting):
+                batch.kept += len(records)
                 self._backlog.append(waiting)
 
     def poll(self, timeout_s: float) -> list[Settled]:
-        """Serve delivery reports for up to `timeout_s`; returns what may be acknowledged now, oldest first."""
+        """Let the library work for up to `timeout_s`; returns what may be acknowledged now, oldest first."""
         try:
             self._producer.poll(timeout_s)
         except KafkaException as error:  # fatal ones come out here where no callback took them
             self._fatal = self._fatal or told(error)
+        held, before = len(self._producer), self._held
+        self._held = held
+        if held < before:
+            self._moved_s = time.monotonic()
         if self._failures:
             self._judge_failures()
         if self._fatal:
             self._rebuild()
+            return []
+        settled = self._settle() if held == 0 and self._batches else []
         if self._again or self._backlog:
             self._offer_again()
-        return self._settle()
+        return settled
 
     def renew(self, why: str) -> None:
         """Make the producer anew in the next `poll`; what is not confirmed is produced again."""
@@ -150,6 +168,7 @@ class Uplink:
         records = waiting.records
         if len(self._producer) + len(records) > self._config.queue_messages and len(self._producer):
             return False  # asked before: taken in part, what comes behind could overtake what was not
+        self._held += len(records)
         flight = _Flight(waiting.batch, self._failures, alone=waiting.alone)
         if any("headers" in record for record in records):
             self._offer_one_by_one(waiting, flight)
@@ -208,6 +227,7 @@ class Uplink:
         if not self._again:
             self._log.warning("kafka %s: topic %s: %s: producing again", self._config.kafka, topic, told(error))
             self._retry_at_s = time.monotonic() + (0.0 if alone else _RETRY_S)
+        flight.batch.kept += 1
         self._again.append(_Waiting(flight.batch, topic, [record], alone))
 
     def _put_aside(self, batch: Batch, topic: str, record: Record, error: KafkaError) -> None:
@@ -223,6 +243,7 @@ class Uplink:
         part.pop(next(i for i, one in enumerate(part) if (one["key"], one["value"]) == (record["key"], value)))
         letter: Record = {"key": record["key"], "value": dead_letter(refused, topic.encode(), value, time.time())}
         batch.put(topics.DEADLETTER, letter)
+        batch.kept += 1
         self._again.append(_Waiting(batch, topics.DEADLETTER, [letter], alone=False))
 
     def _offer_again(self) -> None:
@@ -233,7 +254,7 @@ class Uplink:
             alone = self._again[0].alone
             self._counts.add("retries")
             while self._again and self._again[0].alone == alone and self._offer(self._again[0]):
-                self._again.popleft()
+                self._again.popleft().batch.kept -= 1
                 if alone:
                     return
         while self._backlog and not self._again:
@@ -245,13 +266,15 @@ class Uplink:
             if not self._offer(waiting):
                 self._backlog.appendleft(waiting)
                 return
+            batch.kept -= len(waiting.records)
             if len(records) > room:
                 return
 
     def _settle(self) -> list[Settled]:
+        """What Kafka has; only right while the library holds nothing."""
         settled: list[Settled] = []
         batches, counts = self._batches, self._counts
-        while batches and batches[0].waiting == 0:  # PUBACKs go in the order of receipt
+        while batches and not batches[0].kept:  # PUBACKs go in the order of receipt
             batch = batches.popleft()
             now_s = time.monotonic()
             records = 0
@@ -286,13 +309,13 @@ class Uplink:
         self._producer = self._new_producer()
         self._again.clear()
         self._backlog.clear()
-        self._batches = deque(batch.renewed() if batch.waiting else batch for batch in self._batches)
         for batch in self._batches:
-            if batch.waiting:
-                self._backlog += [_Waiting(batch, topic, part, alone=False) for topic, part in batch.parts.items()]
+            batch.kept = batch.records
+            self._backlog += [_Waiting(batch, topic, part, alone=False) for topic, part in batch.parts.items()]
 
     def _new_producer(self) -> Producer:
-        return make_producer(self._config, self._on_error, self._on_connected)
+        self._held = 0
+        return make_producer(self._config, self._on_error, self._on_connected, only_failures=True)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -138,7 +138,7 @@ class Bridge:
         safe, self._safe = self._safe, {}
         for topic, outboxes in safe.items():
             acks = [{"outbox": outbox, "ranges": ranges} for outbox, ranges in outboxes.items()]
-            self.client.publish(topic, msgspec.json.encode({"acks": acks}), qos=1)
+            self.client.publish(topic, msgspec.json.encode({"acks": acks}), qos=0)
 
 
 def _identity(payload: bytes, device: str) -> tuple[str, int] | None:

@@ -11,20 +11,22 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from covey import topics, wire
 from covey.runtime import poll
+from firmware_sim.chaos import Conditions
+from firmware_sim.net.proxy import Proxy
 from gateway.acks import AckBook
 from gateway.admit import Admission, RateLimit
 from gateway.config import GatewayConfig
 from gateway.counts import Counts
 from gateway.receiver import Received, received
 from gateway.uplink import Uplink
-from servers import Tansu, unique
+from servers import Tansu, free_port, unique
 
 pytestmark = pytest.mark.broker
 BOX = "0123456789abcdef"
 
 
 def _uplink(bootstrap: str, **changes: object) -> tuple[Uplink, AckBook, Counts]:
-    config = GatewayConfig(kafka=bootstrap, kafka_kind="embedded", **changes)
+    config = GatewayConfig(kafka=bootstrap, **({"kafka_kind": "embedded"} | changes))
     acks, counts = AckBook(0.5), Counts()
     admission = Admission("g", config.max_event_bytes, RateLimit(1e9, 1_000_000), 1)
     return Uplink(config, admission, acks, counts, logging.getLogger("gateway")), acks, counts
@@ -195,4 +197,35 @@ def test_more_bytes_than_the_bound_stop_reading_until_kafka_has_them(tmp_path) -
         late.create_topics([topics.STATUS], exist_ok=True)
         assert _drain(uplink, 18) == list(range(1, 19))
         assert not uplink.blocked
+        uplink.close()
+
+
+def test_a_kafka_slower_than_the_messages_come_is_waited_for_and_all_is_acknowledged_meanwhile(kafka_factory) -> None:
+    port = free_port()
+    with Proxy("127.0.0.1", port) as far:
+        slow = kafka_factory({"advertised.listeners": f"PLAINTEXT://127.0.0.1:{far.port}"}, port)
+        slow.create_topics([topics.STATUS])
+        uplink, _, _ = _uplink(f"127.0.0.1:{far.port}", kafka_kind="kafka")
+        device, given = unique("d"), 20
+        uplink.submit(1, _events(device, 1, given), time.time())
+        _drain(uplink, given)
+        far.set(Conditions(delay_s=0.08))  # 160 ms there and back; something comes every few milliseconds
+        mids: list[int] = []
+        ages: list[float] = []
+        ends_s = time.monotonic() + 6.0
+        while time.monotonic() < ends_s:
+            if not uplink.draining(time.monotonic()):
+                uplink.submit(1, _events(device, given + 1, given + 5), time.time())
+                given += 5
+            for settled in uplink.poll(0.005):
+                mids += settled.mids
+            ages.append(uplink.oldest_s(time.monotonic()))
+        assert len(mids) > (given - 20) / 2  # while it goes on, not after it
+        assert mids == list(range(21, 21 + len(mids)))
+        assert sorted(ages)[len(ages) * 9 // 10] < 1.0
+        far.set(Conditions())
+        _drain(uplink, given - 20 - len(mids))
+        assert uplink.pending == 0
+        stored = _stored(f"127.0.0.1:{far.port}", topics.STATUS, given)
+        assert [seq for seq, _ in stored] == list(range(1, given + 1))
         uplink.close()
