@@ -79,10 +79,12 @@ class _Bridge:
         wait = self._tick.waits(
             self.uplink.pending, linked=self.link.alive, busy=self.downlink.busy and self.link.room > 0
         )
+        # before anything new is given: only while the library holds nothing is it known what Kafka has
+        self.acknowledge(self.uplink.poll(wait.report_s))
+        now_s = time.monotonic()
         received = self.link.step(wait.socket_s, read=not (self.uplink.blocked or self.uplink.draining(now_s)))
         if received:
             self.uplink.submit(self.link.generation, received, time.time())
-        self.acknowledge(self.uplink.poll(wait.report_s))
         self._follow_connection()
         now_s = time.monotonic()
         self._tick.saw(len(received), now_s)
