@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gateway.config import GatewayConfig
 
 _TELL_S = 60.0
-_ASIDE_S = 0.01  # between looks at what is not the road up
+_ASIDE_S = 0.02  # between looks at what is not the road up
 _STALLED_S = 10.0  # Kafka has not confirmed anything for so long: not ready
 _ALIVE_S = 30.0  # a turn of the loop never takes so long; connecting takes some seconds at most
 _TRY_CAP_S = 10.0

@@ -51,6 +51,10 @@ def _ack_topic(device: str) -> bytes:
     return topics.mqtt_topic(device, "ack").encode()
 
 
+# More than an ack's packet has beside its payload: a topic of at most 84 bytes, lengths, properties.
+_ACK_AROUND_BYTES = 128
+
+
 class _Wanted(NamedTuple):
     device: str
 
@@ -305,7 +309,8 @@ class Downlink:
 
     def _send_acks(self, link: Link, now_s: float, *, everything: bool) -> None:
         due = self._acks.due(now_s, everything=everything)
-        if due and link.max_packet_bytes:
+        most = link.max_packet_bytes
+        if most and any(len(one.payload) > most - _ACK_AROUND_BYTES for one in due):
             due = [one for one in due if self._fits(link, _ack_topic(one.device).decode(), one.payload, "ack")]
         # QoS 0: a lost ack is mended, the agent sends its rows again and is acknowledged again
         if due and link.publish_many([(_ack_topic(one.device), one.payload) for one in due]):

@@ -70,7 +70,8 @@ def _event(kind: str, data: Any) -> Any:
 
 
 class _Scores(wire.Scores, frozen=True, gc=False):
-    sketch: list[tuple[int, int]]  # type: ignore[assignment]  # pairs, which Sketch.from_wire demands
+    # pairs with counts, which Sketch.from_wire demands
+    sketch: list[tuple[int, Annotated[int, Meta(ge=0)]]]  # type: ignore[assignment]
 
 
 def _summary() -> Any:
@@ -110,7 +111,6 @@ class Lane:
     __slots__ = (
         "_bucket",
         "_decode",
-        "_digests",
         "_head",
         "_is_summary",
         "_max_bytes",
@@ -135,7 +135,6 @@ class Lane:
         self._source = f"/covey/{address.device}"
         self._head = "/"  # no identity begins so
         self._is_summary = address.kind == "summary"
-        self._digests = ("", "")  # the last ones found to be digests: a device says the same two again and again
         self._rate, self._bucket, self._max_bytes = rate, bucket, max_bytes
 
     def judge(self, payload: bytes, now_s: float) -> int:  # noqa: PLR0911  # one return for each doubt
@@ -160,10 +159,17 @@ class Lane:
         seq = int(digits)
         if seq > wire.MAX_SEQ or (event.traceparent and not is_traceparent(event.traceparent)):
             return LOOK_CLOSER
-        if self._is_summary and not self._holds(event.data):
+        if self._is_summary and not _holds(event.data):
             return LOOK_CLOSER
-        if not self._rate.take(self._bucket, now_s):
+        # `rate.take`, written out as in Intake.take
+        rate, bucket = self._rate, self._bucket
+        passed_s = now_s - bucket.then_s
+        tokens = bucket.tokens + passed_s * rate.rate_s
+        if tokens > rate.burst:  # noqa: PLR1730  # min() is a call, for each message
+            tokens = rate.burst
+        if tokens < 1.0 or passed_s < 0.0:
             return LOOK_CLOSER
+        bucket.tokens, bucket.then_s = tokens - 1.0, now_s
         if self.traced:
             self.trace = event.traceparent
         return seq
@@ -179,18 +185,33 @@ class Lane:
         self._head, self.outbox = f"{device}/{outbox}/", outbox
         return str(seq)
 
-    def _holds(self, data: Any) -> bool:
-        """What the patterns of wire.Summary and Sketch.from_wire demand."""
-        digests = data.reported.digest, data.reported.calibration
-        if digests != self._digests:
-            for digest in digests:
-                if digest and (len(digest) != 64 or digest.strip(_HEX)):
-                    return False
-            self._digests = digests
-        if data.health.dropped:
-            return False  # outbox names with a pattern: rare, and the slow road knows it
-        sketch = data.score.sketch
-        if not sketch or len(sketch) > MAX_BINS + 1 or sketch[0][0] < 0 or sketch[0][1] != 0:
-            return False
-        bins = dict(sketch[1:])
-        return len(bins) == len(sketch) - 1 and (not bins or min(bins.values()) > 0)
+
+# Digests that were found right: a fleet says the same few again and again (its releases', and each device's calibration).
+_digests: dict[str, None] = {"": None}
+_MAX_DIGESTS = 65_536
+
+
+def _holds(data: Any) -> bool:
+    """What the patterns of wire.Summary and Sketch.from_wire demand."""
+    reported = data.reported
+    if reported.digest not in _digests and not _is_digest(reported.digest):
+        return False
+    if reported.calibration not in _digests and not _is_digest(reported.calibration):
+        return False
+    if data.health.dropped:
+        return False  # outbox names with a pattern: rare, and the slow road knows it
+    pairs = data.score.sketch
+    if not pairs or len(pairs) > MAX_BINS + 1 or pairs[0][0] < 0 or pairs[0][1]:
+        return False
+    bins = dict(pairs[1:])
+    return len(bins) == len(pairs) - 1 and 0 not in bins.values()
+
+
+def _is_digest(text: str) -> bool:
+    if len(text) != 64 or text.strip(_HEX):
+        return False
+    if len(_digests) >= _MAX_DIGESTS:
+        _digests.clear()
+        _digests[""] = None
+    _digests[text] = None
+    return True
