@@ -112,6 +112,7 @@ class Lane:
         "_bucket",
         "_decode",
         "_head",
+        "_head_size",
         "_is_summary",
         "_max_bytes",
         "_rate",
@@ -133,7 +134,7 @@ class Lane:
         self.traced = address.kind in TRACED
         self._decode = _DECODERS[address.kind]
         self._source = f"/covey/{address.device}"
-        self._head = "/"  # no identity begins so
+        self._head, self._head_size = "/", 1  # no identity begins so
         self._is_summary = address.kind == "summary"
         self._rate, self._bucket, self._max_bytes = rate, bucket, max_bytes
 
@@ -149,18 +150,31 @@ class Lane:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return LOOK_CLOSER
         identity: str = event.id
-        head = self._head
-        digits = identity[len(head) :]
-        if not identity.startswith(head) or not digits.isdecimal():
-            digits = self._learn(identity)
+        digits = identity[self._head_size :]
         # one to sixteen ASCII digits that do not begin with 0, and not above what JSON readers hold exactly
-        if not digits.isascii() or digits[:1] in ("", "0") or len(digits) > 16 or event.source != self._source:
+        if not (identity.startswith(self._head) and digits.isdecimal() and digits.isascii()):
+            digits = self._learn(identity) or "0"
+        if digits[0] == "0" or len(digits) > 16 or event.source != self._source:
             return LOOK_CLOSER
         seq = int(digits)
         if seq > wire.MAX_SEQ or (event.traceparent and not is_traceparent(event.traceparent)):
             return LOOK_CLOSER
-        if self._is_summary and not _holds(event.data):
-            return LOOK_CLOSER
+        if self._is_summary:  # what the patterns of wire.Summary and Sketch.from_wire demand
+            data = event.data
+            reported, pairs = data.reported, data.score.sketch
+            if (
+                (reported.digest not in _digests and not _is_digest(reported.digest))
+                or (reported.calibration not in _digests and not _is_digest(reported.calibration))
+                or data.health.dropped  # outbox names with a pattern: rare, and the slow road knows it
+                or not pairs
+                or len(pairs) > MAX_BINS + 1
+                or pairs[0][0] < 0
+                or pairs[0][1]
+            ):
+                return LOOK_CLOSER
+            bins = dict(pairs[1:])
+            if len(bins) != len(pairs) - 1 or 0 in bins.values():
+                return LOOK_CLOSER
         # `rate.take`, written out as in Intake.take
         rate, bucket = self._rate, self._bucket
         passed_s = now_s - bucket.then_s
@@ -183,28 +197,13 @@ class Lane:
         if device != self.device:
             return ""
         self._head, self.outbox = f"{device}/{outbox}/", outbox
+        self._head_size = len(self._head)
         return str(seq)
 
 
 # Digests that were found right: a fleet says the same few again and again (its releases', and each device's calibration).
 _digests: dict[str, None] = {"": None}
 _MAX_DIGESTS = 65_536
-
-
-def _holds(data: Any) -> bool:
-    """What the patterns of wire.Summary and Sketch.from_wire demand."""
-    reported = data.reported
-    if reported.digest not in _digests and not _is_digest(reported.digest):
-        return False
-    if reported.calibration not in _digests and not _is_digest(reported.calibration):
-        return False
-    if data.health.dropped:
-        return False  # outbox names with a pattern: rare, and the slow road knows it
-    pairs = data.score.sketch
-    if not pairs or len(pairs) > MAX_BINS + 1 or pairs[0][0] < 0 or pairs[0][1]:
-        return False
-    bins = dict(pairs[1:])
-    return len(bins) == len(pairs) - 1 and 0 not in bins.values()
 
 
 def _is_digest(text: str) -> bool:
