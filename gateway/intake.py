@@ -35,11 +35,12 @@ class Batch:
         parts: Kafka topic -> records, in order.
         accepted: (device, outbox, seq) of events on their way to the store.
         refused: the same of those put aside.
+        headed: some of its records have headers, which `produce_batch` does not take.
         kept: records that the Kafka library has not got, or has given back.
         size_bytes: payloads together.
     """
 
-    __slots__ = ("accepted", "generation", "kept", "mids", "parts", "refused", "since_s", "size_bytes")
+    __slots__ = ("accepted", "generation", "headed", "kept", "mids", "parts", "refused", "since_s", "size_bytes")
 
     def __init__(self, generation: int, since_s: float) -> None:
         self.generation = generation
@@ -48,6 +49,7 @@ class Batch:
         self.parts: dict[str, list[Record]] = {}
         self.accepted: list[tuple[str, str, int]] = []
         self.refused: list[tuple[str, str, int]] = []
+        self.headed = False
         self.kept = 0
         self.size_bytes = 0
 
@@ -135,6 +137,7 @@ class Intake:
                 record = {"key": lane.key, "value": payload}
                 if lane.traced and lane.trace:
                     record["headers"] = [("traceparent", lane.trace.encode())]
+                    batch.headed = True
                 accepted.append((lane.device, lane.outbox, seq))
                 kinds[lane.kind] = kinds.get(lane.kind, 0) + 1
             else:
@@ -198,6 +201,7 @@ class Intake:
             record: Record = {"key": verdict.key, "value": verdict.value}
             if verdict.headers:
                 record["headers"] = verdict.headers
+                batch.headed = True
             batch.put(verdict.topic, record)
         else:
             self._put_aside(batch, verdict, topic, payload, now_s)

@@ -170,7 +170,7 @@ class Uplink:
             return False  # asked before: taken in part, what comes behind could overtake what was not
         self._held += len(records)
         flight = _Flight(waiting.batch, self._failures, alone=waiting.alone)
-        if any("headers" in record for record in records):
+        if waiting.batch.headed and any("headers" in record for record in records):
             self._offer_one_by_one(waiting, flight)
             return True
         if self._producer.produce_batch(waiting.topic, records, on_delivery=flight.report) != len(records):
