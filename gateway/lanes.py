@@ -71,7 +71,7 @@ def _event(kind: str, data: Any) -> Any:
 
 class _Scores(wire.Scores, frozen=True, gc=False):
     # pairs with counts, which Sketch.from_wire demands
-    sketch: list[tuple[int, Annotated[int, Meta(ge=0)]]]  # type: ignore[assignment]
+    sketch: list[tuple[int, Annotated[int, Meta(ge=0)]]]  # type: ignore[assignment]  # narrower than the wire's, on purpose
 
 
 def _summary() -> Any:

@@ -1,6 +1,7 @@
 """The quick road of admission accepts nothing that the slow one refuses, and nearly all that it accepts."""
 
 import json
+import logging
 import random
 import re
 from pathlib import Path
@@ -9,7 +10,11 @@ import pytest
 
 from covey import topics, wire
 from gateway.admit import Accept, Admission, RateLimit
+from gateway.counts import Counts
+from gateway.intake import Intake
 from gateway.lanes import LOOK_CLOSER, Lane
+from gateway.mapping import Mapping
+from gateway.receiver import received
 
 NOW = 1_700_000_000.0
 DEVICE = "drone-07"
@@ -150,3 +155,19 @@ def test_an_alarm_gives_its_trace_context_away_and_a_summary_keeps_it() -> None:
     summary.judge(_without_drops(_example("summary")), NOW)
     assert alarm.trace == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert summary.trace == ""
+
+
+def test_the_rate_limit_written_out_for_plain_devices_and_lanes_is_the_one_of_rate_take() -> None:
+    mapping = Mapping(filter="bench/+", topic="bench.raw", key="{1}")
+    intake = Intake(Admission("g", 65_536, RateLimit(2.0, 3), 1, (mapping,)), Counts(), logging.getLogger("gateway"))
+    limit, rng, now_s = RateLimit(2.0, 3), random.Random(5), NOW
+    lane, plain = _lane("status", RateLimit(2.0, 3)), RateLimit(2.0, 3)
+    bucket, other = limit.bucket("d", NOW), plain.bucket("d", NOW)
+    for _ in range(2_000):
+        now_s += rng.choice((0.0, 0.0, 0.1, 0.4, 0.5, 60.0))  # 60 s fill a bucket more than once
+        batch = intake.take(1, [received(b"bench/d", b"x", 1)], now_s, now_s)
+        assert list(batch.parts) == (["bench.raw"] if limit.take(bucket, now_s) else [topics.DEADLETTER])
+        assert (lane.judge(_STATUS, now_s) != LOOK_CLOSER) == plain.take(other, now_s)
+
+
+_STATUS = _example("status")

@@ -94,3 +94,22 @@ def test_the_docs_show_every_key_with_its_default() -> None:
     assert not gone, f"docs/gateway.md, Configuration: remove the rows of {', '.join(gone)}"
     wrong = [f"{n}: {wanted[n]} expected, {rows[n]} found" for n in fields if rows[n] != wanted[n]]
     assert not wrong, "docs/gateway.md, Configuration: defaults are others now:\n" + "\n".join(wrong)
+
+
+def test_brokers_that_still_choose_leaders_are_asked_again_and_any_other_refusal_is_told_at_once() -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    from gateway.kafka import settled
+
+    answers: list[int] = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+
+    def ask() -> str:
+        if answers:
+            raise KafkaException(KafkaError(answers.pop(0)))
+        return "offsets"
+
+    assert settled(ask) == "offsets"
+    answers[:] = [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.NOT_LEADER_FOR_PARTITION]
+    with pytest.raises(KafkaException):
+        settled(ask)
+    assert answers == [KafkaError.NOT_LEADER_FOR_PARTITION]  # asked once
