@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.admit import Bucket, RateLimit
 
+_MAX_SEQ = wire.MAX_SEQ
 LOOK_CLOSER = 0  # no event has the number 0
 MAX_LANES = 131_072  # topics remembered: about 60 MB; above it all are forgotten, and learned again as they speak
 _HEX = "0123456789abcdef"
@@ -114,6 +115,7 @@ class Lane:
         "_head",
         "_head_size",
         "_is_summary",
+        "_last",
         "_max_bytes",
         "_rate",
         "_source",
@@ -134,7 +136,7 @@ class Lane:
         self.traced = address.kind in TRACED
         self._decode = _DECODERS[address.kind]
         self._source = f"/covey/{address.device}"
-        self._head, self._head_size = "/", 1  # no identity begins so
+        self._head, self._head_size, self._last = "/", 1, 0  # no identity begins so
         self._is_summary = address.kind == "summary"
         self._rate, self._bucket, self._max_bytes = rate, bucket, max_bytes
 
@@ -149,15 +151,16 @@ class Lane:
             event = self._decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return LOOK_CLOSER
-        identity: str = event.id
-        digits = identity[self._head_size :]
-        # one to sixteen ASCII digits that do not begin with 0, and not above what JSON readers hold exactly
-        if not (identity.startswith(self._head) and digits.isdecimal() and digits.isascii()):
-            digits = self._learn(identity) or "0"
-        if digits[0] == "0" or len(digits) > 16 or event.source != self._source:
-            return LOOK_CLOSER
-        seq = int(digits)
-        if seq > wire.MAX_SEQ or (event.traceparent and not is_traceparent(event.traceparent)):
+        seq = self._last + 1  # one after the other, but for repeats and for what went by another lane
+        if event.id != f"{self._head}{seq}":
+            seq = self._number(event.id)
+            if seq == LOOK_CLOSER:
+                return LOOK_CLOSER
+        if (
+            seq > _MAX_SEQ
+            or event.source != self._source
+            or (event.traceparent and not is_traceparent(event.traceparent))
+        ):
             return LOOK_CLOSER
         if self._is_summary:  # what the patterns of wire.Summary and Sketch.from_wire demand
             data = event.data
@@ -168,12 +171,11 @@ class Lane:
                 or data.health.dropped  # outbox names with a pattern: rare, and the slow road knows it
                 or not pairs
                 or len(pairs) > MAX_BINS + 1
-                or pairs[0][0] < 0
-                or pairs[0][1]
             ):
                 return LOOK_CLOSER
-            bins = dict(pairs[1:])
-            if len(bins) != len(pairs) - 1 or 0 in bins.values():
+            zero, mark = pairs.pop(0)
+            bins = dict(pairs)
+            if zero < 0 or mark or len(bins) != len(pairs) or 0 in bins.values():
                 return LOOK_CLOSER
         # `rate.take`, written out as in Intake.take
         rate, bucket = self._rate, self._bucket
@@ -183,22 +185,34 @@ class Lane:
             tokens = rate.burst
         if tokens < 1.0 or passed_s < 0.0:
             return LOOK_CLOSER
-        bucket.tokens, bucket.then_s = tokens - 1.0, now_s
+        bucket.tokens = tokens - 1.0
+        bucket.then_s = now_s
+        self._last = seq
         if self.traced:
             self.trace = event.traceparent
         return seq
 
-    def _learn(self, identity: str) -> str:
-        """The digits of an identity of this device with another outbox than the last one, "" when it is none."""
+    def _number(self, identity: str) -> int:
+        """The number of an identity of this device that is not the one after the last; LOOK_CLOSER when it is none."""
+        digits = identity[self._head_size :]
+        # one to sixteen ASCII digits that do not begin with 0
+        if (
+            identity.startswith(self._head)
+            and digits.isdecimal()
+            and digits.isascii()
+            and digits[0] != "0"
+            and len(digits) <= 16
+        ):
+            return int(digits)
         try:
             device, outbox, seq = wire.parse_identity(identity)
         except WireError:
-            return ""
+            return LOOK_CLOSER
         if device != self.device:
-            return ""
+            return LOOK_CLOSER
         self._head, self.outbox = f"{device}/{outbox}/", outbox
         self._head_size = len(self._head)
-        return str(seq)
+        return seq
 
 
 # Digests that were found right: a fleet says the same few again and again (its releases', and each device's calibration).

@@ -171,3 +171,40 @@ def test_the_rate_limit_written_out_for_plain_devices_and_lanes_is_the_one_of_ra
 
 
 _STATUS = _example("status")
+
+
+def test_numbers_in_any_order_are_judged_as_the_slow_road_does() -> None:
+    payload = _without_drops(_example("summary"))
+    own = re.search(rb'"id":\s*"([^"/]+/[^"/]+/)\d+"', payload)
+    assert own
+    most = wire.MAX_SEQ
+    numbers = [
+        "1",
+        "2",
+        "3",
+        "2",
+        "9",
+        "10",
+        "010",
+        "11 ",
+        "",
+        "0",
+        "-1",
+        "1_2",
+        "11",
+        "\\u0031",
+        "1" * 17,
+        str(most),
+        str(most + 1),
+        "12",
+    ]
+    outboxes = [own.group(1), own.group(1)[:-17] + b"ffeeddccbbaa9988/"]
+    lane, judged = _lane("summary"), []
+    for number in numbers + numbers[:4]:
+        for outbox in outboxes if number == "3" else outboxes[:1]:
+            one = payload.replace(own.group(0), b'"id":"%b%b"' % (outbox, number.encode()))
+            seq = lane.judge(one, NOW)
+            quick = None if seq == LOOK_CLOSER else wire.Identity(lane.device, lane.outbox, seq)
+            assert quick == _slow("summary", one), one[:120]
+            judged.append(seq)
+    assert judged.count(LOOK_CLOSER) == 8  # 010, "11 ", "", 0, -1, 1_2, seventeen digits, above MAX_SEQ
