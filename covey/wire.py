@@ -75,6 +75,12 @@ class Drift(Struct, frozen=True):
 
     input: NotNegative  # mean |z| of the period's mean features; about 0 when nothing moved
     score: NotNegative  # period's p50 score / reference p50; about 1
+    psi: NotNegative = (
+        0.0  # stability index of the recent scores against the reference; above .25: another distribution
+    )
+    shift: NotNegative = 0.0  # |mean z| of the feature that moved most of late
+    channel: Text = ""  # that feature's channel
+    sketch: list[list[int]] = []  # mean |z| of each window of the period: mergeable; []: not told
 
 
 class Reported(Struct, frozen=True):
@@ -174,6 +180,8 @@ class Alarm(Struct, frozen=True):
     attribution: Annotated[list[Share], Meta(max_length=64)]
     trace_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     flight: Text = ""
+    kind: Literal["anomaly", "sensor"] = "anomaly"  # sensor: a channel stands still or is missing; no model judged it
+    detail: Text = ""
 
 
 class Status(Struct, frozen=True):

@@ -18,7 +18,7 @@ from covey.bundle import read_bundle
 from covey.errors import BundleError, ConfigError, DataError, UpdateError
 from edge import report
 from edge.commission import Ring, calibrated, fits
-from edge.core import AgentCore, Kept, Loaded, Output, Raised
+from edge.core import AgentCore, Kept, Loaded, Output
 from edge.install import Installer
 from edge.link import Link, read_password, tls_context
 from edge.loading import choose_runtime, open_model
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
+    from edge.alarms import Raised
     from edge.config import AgentConfig
 
 _TURN_S = 0.05  # the loop's bounded wait

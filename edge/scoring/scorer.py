@@ -138,6 +138,29 @@ class Scorer:
             return shares, channels[int(np.argmax(error[:4]))]
         return shares, shares[0][0]
 
+    def explain(self, z: NDArray[np.float32], error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
+        """As `attribute`, with shares found by trying: how much lower one window scores with a channel made normal.
+
+        Args:
+            z: (D,) one row of `Scored.z`.
+            error: (D,) the same row of `Scored.error`.
+
+        Costs one batch of C + 1 rows, so it is for alarms only. What no channel alone explains keeps `attribute`'s shares.
+        """
+        shares, top = self.attribute(error)
+        index = np.asarray(self.manifest.scoring.channel_of_feature)
+        names = self.manifest.inputs.channels
+        rows = np.repeat(z[None], len(names) + 1, axis=0)  # (C + 1, D)
+        for c in range(len(names)):
+            rows[c + 1, index == c] = 0.0
+        raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows))
+        drop = np.maximum(raw[0] - raw[1:], 0.0)
+        total = float(drop.sum())
+        if not (np.isfinite(total) and total > 0):
+            return shares, top
+        tried = sorted(((c, float(d) / total) for c, d in zip(names, drop, strict=True)), key=lambda s: -s[1])
+        return tried, top if self.manifest.scoring.attribution == "rotor" else tried[0][0]
+
     def confidence(self, score: float) -> float:
         """1 - share of reference scores above `score`, with the reference's own resolution (n + 1)."""
         n = self._reference.count

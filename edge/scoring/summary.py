@@ -12,6 +12,7 @@ import numpy as np
 
 from covey.sketch import MAX_VALUE, MIN_VALUE, Sketch
 from covey.wire import Drift, Health, Position, Reported, Scores, Summary
+from edge.scoring.drift import DriftWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,18 +25,21 @@ _MAX_OPEN = 16  # as wire.Summary has it
 class SummaryBuilder:
     """Accumulates windows between two summaries."""
 
-    def __init__(self, reference: Sketch) -> None:
+    def __init__(self, reference: Sketch, channel_of_feature: Sequence[str] = ()) -> None:
         """Begin the first period.
 
         Args:
             reference: scores of normal windows, which drift is measured against.
+            channel_of_feature: (D,) names; "" where a feature has no channel of its own.
         """
+        self._reference, self._names = reference, channel_of_feature
         self._reference_p50 = reference.quantile(0.5)
+        self._drift: DriftWatch | None = None
         self._end_s = 0.0
         self._begin()
 
     def _begin(self) -> None:
-        self._sketch = Sketch()
+        self._sketch, self._inputs = Sketch(), Sketch()
         self._max = 0.0
         self._alarmed = 0
         self._z_sum: NDArray[np.float64] | None = None
@@ -61,6 +65,10 @@ class SummaryBuilder:
         self._max = max(self._max, score)
         self._alarmed += alarmed
         self._z_sum = z.astype(np.float64) if self._z_sum is None else self._z_sum + z
+        self._inputs.add(float(np.abs(z).mean()))
+        if self._drift is None:
+            self._drift = DriftWatch(self._reference, len(z))
+        self._drift.add(score, z)
         self._start_s = start_s if self._start_s is None else self._start_s
         self._end_s = end_s
 
@@ -80,7 +88,7 @@ class SummaryBuilder:
         if n and self._z_sum is not None and self._start_s is not None:
             p50, p95, p99 = (min(self._sketch.quantile(q), self._max) for q in (0.5, 0.95, 0.99))
             scores = Scores(p50, p95, p99, self._max, self._sketch.to_wire())
-            drift = Drift(float(np.abs(self._z_sum / n).mean()), p50 / max(self._reference_p50, MIN_VALUE))
+            drift = self._drifted(float(np.abs(self._z_sum / n).mean()), p50 / max(self._reference_p50, MIN_VALUE))
             start_s, end_s = self._start_s, self._end_s
         summary = Summary(
             start_s=start_s,
@@ -98,6 +106,11 @@ class SummaryBuilder:
         )
         self._begin()
         return summary
+
+    def _drifted(self, moved: float, ratio: float) -> Drift:
+        psi, shift, feature = (0.0, 0.0, -1) if self._drift is None else self._drift.now()
+        name = self._names[feature] if 0 <= feature < len(self._names) else ""
+        return Drift(moved, ratio, psi, shift, name, self._inputs.to_wire())
 
 
 def wire_score(score: float) -> float:
