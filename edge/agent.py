@@ -1,6 +1,7 @@
-"""The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in. One loop, one thread.
+"""The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in.
 
-It wires and decides what depends on several parts: when to calibrate, when to summarise, when a new release may take over,
+Outbox and link are on a thread of their own, the ring's writes on another: a window never waits for disk or network (a swap of
+models, on the ground, does). It wires and decides what depends on several parts: when to calibrate, when to summarise, when a new release may take over,
 when it is taken back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
 everything that was said on disk and, if the cloud is there, acknowledged.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ from edge import report
 from edge.commission import Ring, calibrated, fits
 from edge.core import AgentCore, Kept, Loaded, Output
 from edge.install import Installer
+from edge.keeper import Keeper
 from edge.link import Link, read_password, tls_context
 from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden, check_in_subprocess
@@ -27,6 +29,7 @@ from edge.models.slots import Slot, Slots
 from edge.outbox import Outbox
 from edge.quarantine import Quarantine
 from edge.resend import SendWindow
+from edge.road import Road
 from edge.sources.player import Begin, End, Player
 from edge.state import state_folder, updater
 from edge.status import Flight, Tally, write_status
@@ -35,7 +38,7 @@ from edge.uplink import Uplink
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from edge.alarms import Raised
     from edge.config import AgentConfig
@@ -85,19 +88,8 @@ class Agent:
         self._ring_path = self._state / "ring.bin"
         self._installer = Installer(config, self._slots, updater(config, self._state), self._ring_path, self._log)
         stack.callback(self._installer.close)
-        outbox = stack.enter_context(Outbox(self._state / "outbox.db", config.device, config.outbox_bytes))
-        link = Link(
-            config.device,
-            config.host,
-            config.port,
-            self._log,
-            tls=tls_context(config.mqtt_ca, config.mqtt_cert, config.mqtt_key),
-            user=config.mqtt_user,
-            password=read_password(config.mqtt_password_file),
-        )
-        stack.callback(link.close)
-        window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
-        self._up = Uplink(outbox, link, window, self._log)
+        self._road = Road(self._uplink)
+        stack.callback(self._road.close)
 
         self._trial = Trial(self._state / "trial.json")
         self._quarantine = Quarantine(config.quarantine_windows)
@@ -106,11 +98,33 @@ class Agent:
         self._player.columns = model.manifest.inputs.channels
         self._ring = Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
+        self._keeper = Keeper()
+        stack.callback(self._keeper.close)
+        self._calibrating = False
         self._write_status()
         if self._ring.windows == 0 and (config.commission or config.commission_fitted):
             self._ring.commission(config.commission, config.commission_fitted, stop, self._log)
-        self._calibrate()
+        self._calibrate(wait=True)
         self._say("start", f"runtime {model.runtime} {model.provider}".strip())
+
+    @contextmanager
+    def _uplink(self) -> Iterator[Uplink]:
+        config = self._config
+        with Outbox(self._state / "outbox.db", config.device, config.outbox_bytes) as outbox:
+            link = Link(
+                config.device,
+                config.host,
+                config.port,
+                self._log,
+                tls=tls_context(config.mqtt_ca, config.mqtt_cert, config.mqtt_key),
+                user=config.mqtt_user,
+                password=read_password(config.mqtt_password_file),
+            )
+            try:
+                window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
+                yield Uplink(outbox, link, window, self._log)
+            finally:
+                link.close()
 
     # -- models ---------------------------------------------------------------------------------------------------
 
@@ -153,23 +167,40 @@ class Agent:
         check_golden(slot.bundle, runtime, model.network)
         return model
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, *, wait: bool = False) -> None:
         """Calibrate the active model when the ring has windows enough, and again later when that failed."""
         model = self._core.model
         least = max(model.manifest.scoring.commission_windows, self._tried_windows)
-        if not self._core.learning or self._ring.windows < least:
+        if not self._core.learning or self._calibrating or self._ring.windows < least:
             return
         self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
+        self._calibrating = True
+        self._keeper.do(lambda: self._calibrated(model))
+        if wait or self._config.speed == 0:  # a replay has no time of its own that would go on meanwhile
+            self._keeper.wait()
+            self._kept()
+
+    def _calibrated(self, model: Loaded) -> tuple[Loaded, Slot | None]:
+        """On the keeper's thread."""
         try:
             done = calibrated(model, self._ring_path)
-            if done.calibration is None:
-                return
-            self._slot = self._slots.calibrate(done.calibration)
+            if done.calibration is not None:
+                return done, self._slots.calibrate(done.calibration)
         except (DataError, UpdateError) as error:
             self._log.warning("calibration: %s", error)
-            return
-        self._log.info("calibrated on %d windows", done.calibration.windows)
-        self._emit(self._core.swap(done))
+        return model, None
+
+    def _kept(self) -> None:
+        """Take what the keeper has done."""
+        for answer in self._keeper.take():
+            if not isinstance(answer, tuple):
+                continue
+            self._calibrating = False
+            done, slot = answer
+            if slot is not None and done.digest == self._core.model.digest and self._core.learning:
+                self._slot = slot
+                self._log.info("calibrated on %d windows", done.calibration.windows)
+                self._emit(self._core.swap(done))
 
     def _advance_release(self) -> None:
         ready = self._installer.ready
@@ -179,7 +210,7 @@ class Agent:
         if ready is None:
             return
         verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
-        if verdict is None or (verdict and not self._may_swap()):
+        if verdict is None or self._calibrating or (verdict and not self._may_swap()):
             return
         if verdict:
             self._swap(ready)
@@ -209,11 +240,13 @@ class Agent:
         self._emit(self._core.swap(model))
         self._player.columns = model.manifest.inputs.channels
         if not fits(self._ring_path, model.manifest.inputs):
+            self._keeper.wait()  # it writes to the old one
             self._ring.close()
             self._ring = Ring(self._ring_path, model.manifest.inputs, self._config.ring_windows, self._log)
-        self._calibrate()
+        self._calibrate(wait=True)
 
     def _go_back(self, error: BundleError) -> None:
+        self._keeper.wait()  # it may be giving the slot a calibration
         bad = self._core.model
         older = self._slots.go_back(str(error)) if self._trial.on else None
         if older is None:
@@ -230,8 +263,9 @@ class Agent:
         """Turn until stopped."""
         while not self._stop.is_set():
             now_s = time.monotonic()
-            for wanted in self._up.step(now_s):
+            for wanted in self._road.take():
                 self._take(wanted)
+            self._kept()
             self._installer.step(now_s)
             scored = self._play(now_s)
             self._advance_release()
@@ -240,7 +274,7 @@ class Agent:
                 self._phase = "done"
                 if self._config.exit_when_done:
                     return
-            if now_s >= self._next_summary_s and self._has_news(now_s):
+            if now_s >= self._next_summary_s and not self._road.busy and self._has_news(now_s):
                 self._summarise()
             if now_s >= self._next_status_s:
                 self._write_status()
@@ -255,7 +289,8 @@ class Agent:
         if self._core.summary.windows:
             self._summarise()
         self._say("stop", "stopped" if self._stop.is_set() else "everything was played")
-        self._up.flush(self._config.flush_s)
+        self._keeper.wait()
+        self._road.flush(self._config.flush_s)
         self._write_status()
 
     def _play(self, now_s: float) -> bool:
@@ -303,8 +338,16 @@ class Agent:
         self._calibrate()
 
     def _keep(self, windows: Sequence[Kept]) -> None:
-        for window in windows:
-            self._ring.append(window)
+        if windows:
+            ring = self._ring
+
+            def append() -> None:
+                for window in windows:
+                    ring.append(window)
+
+            self._keeper.do(append)
+            if self._config.speed == 0:
+                self._keeper.wait()
 
     # -- what is said ---------------------------------------------------------------------------------------------
 
@@ -312,7 +355,7 @@ class Agent:
         for alarm, traceparent in raised:
             self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
             self._tally.alarm(alarm)
-            self._up.put("alarm", alarm, traceparent)
+            self._road.put("alarm", alarm, traceparent)
 
     def _has_news(self, now_s: float) -> bool:
         return self._core.summary.windows > 0 or now_s >= self._next_idle_s or self._reported() != self._told
@@ -322,15 +365,14 @@ class Agent:
         self._next_summary_s = now_s + self._interval_s
         self._next_idle_s = now_s + max(self._interval_s, self._config.idle_summary_interval_s)
         self._told = self._reported()
-        dropped = self._up.outbox.dropped()
-        core, outbox = self._core, self._up.outbox
-        health = report.health(self._tally, outbox, self._up.link, self._installer, dropped)
+        core = self._core
+        health = report.health(self._tally, self._road.view, self._installer)
         name = Path(flight).name[:256] or core.flight_name
         data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name)
-        self._up.put("summary", data, tells=dropped)
+        self._road.put("summary", data)
 
     def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:
-        self._up.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
+        self._road.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
 
     def _reported(self) -> wire.Reported:
         return report.reported(self._core.model, self._slot.name, self._installer)
@@ -341,16 +383,14 @@ class Agent:
             self._interval_s = wanted.parameters.summary_interval_s or self._config.summary_interval_s
             self._next_summary_s = min(self._next_summary_s, time.monotonic() + self._interval_s)
             return
-        if self._up.outbox.answered(wanted.id):  # QoS 1, and a gateway that was killed, bring a command again
-            return
         in_time = time.time() <= wanted.expires_s
         if in_time and wanted.kind == "summarise":
             self._summarise()
         detail = wanted.kind if in_time else f"{wanted.kind}: expired"
         answer = wire.Status("command", self._reported(), detail, wanted.id, in_time)
-        self._up.put("status", answer, answers=wanted.id)
+        self._road.put("status", answer, answers=wanted.id)
 
     def _write_status(self) -> None:
-        status = report.status(self._core, self._tally, self._up.outbox, self._up.link, self._installer)
+        status = report.status(self._core, self._tally, self._road.view, self._installer)
         status |= {"device": self._config.device, "state": self._phase, "ring_windows": self._ring.windows}
         write_status(self._state / "status.json", status)

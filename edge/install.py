@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from covey.wire import Desired
     from edge.config import AgentConfig
     from edge.core import Loaded, Shadow
+    from edge.models.fetch_child import ChildUpdater
     from edge.models.slots import Slots
-    from edge.models.update import Updater
 
 State = Literal["idle", "fetching", "checking", "calibrating", "shadow", "refused"]
 _TELL_AFTER = 3  # fetches that failed before it is reported as refused; it goes on trying all the same
@@ -49,7 +49,7 @@ class Installer:
     """
 
     def __init__(
-        self, config: AgentConfig, slots: Slots, updater: Updater | None, ring: Path, log: logging.Logger
+        self, config: AgentConfig, slots: Slots, updater: ChildUpdater | None, ring: Path, log: logging.Logger
     ) -> None:
         self._config, self._slots, self._updater, self._ring, self._log = config, slots, updater, ring, log
         self.state: State = "idle"
