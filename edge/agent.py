@@ -18,8 +18,10 @@ from covey import wire
 from covey.bundle import read_bundle
 from covey.errors import BundleError, ConfigError, DataError, UpdateError
 from edge import report
+from edge.budget import Budget
 from edge.commission import Ring, calibrated, fits
 from edge.core import AgentCore, Kept, Loaded, Output
+from edge.holding import About, held
 from edge.install import Installer
 from edge.keeper import Keeper
 from edge.link import Link, read_password, tls_context
@@ -30,9 +32,10 @@ from edge.outbox import Outbox
 from edge.quarantine import Quarantine
 from edge.resend import SendWindow
 from edge.road import Road
-from edge.sources.player import Begin, End, Player
+from edge.sources import Begin, End, Missing, Samples, joined
+from edge.sources.player import Player
 from edge.state import state_folder, updater
-from edge.status import Flight, Tally, write_status
+from edge.status import Flight, Tally, status_in_memory, status_on_disk, write_status
 from edge.trial import Trial
 from edge.uplink import Uplink
 
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
+_CATCH_UP = 32  # portions of the source in one turn, at most
 _BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
 
 
@@ -73,6 +77,7 @@ class Agent:
         self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start, repeat=config.repeat)
         self._player.extras = (_BATTERY,)
         self._tally = Tally()
+        self._status = status_in_memory(self._state / "status.json")
         self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
         self._started_s = self._next_status_s = 0.0
         self._interval_s = config.summary_interval_s
@@ -122,7 +127,7 @@ class Agent:
             )
             try:
                 window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
-                yield Uplink(outbox, link, window, self._log)
+                yield Uplink(outbox, link, window, self._log, Budget(config.links))
             finally:
                 link.close()
 
@@ -210,7 +215,7 @@ class Agent:
         if ready is None:
             return
         verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
-        if verdict is None or self._calibrating or (verdict and not self._may_swap()):
+        if verdict is None or self._calibrating or (verdict and self._held(fetching=False)):
             return
         if verdict:
             self._swap(ready)
@@ -218,9 +223,17 @@ class Agent:
             self._say("update", self._installer.reason, ok=False)
         self._next_summary_s = 0.0
 
-    def _may_swap(self) -> bool:
-        low, volts = self._config.min_battery_v, self._tally.battery_v
-        return not self._core.airborne and (volts is None or volts >= low)
+    def _held(self, *, fetching: bool) -> str:
+        """Why no release is fetched or swapped, and nothing trained, now; empty: nothing holds it up."""
+        volts = self._player.vehicle.battery_v
+        about = About(
+            armed=bool(self._player.vehicle.armed),
+            airborne=self._core.airborne and (self._player.playing or not fetching),
+            battery_v=self._tally.battery_v if volts is None else volts,
+            battery_share=self._player.vehicle.battery_share,
+            metered=fetching and self._road.view.metered,
+        )
+        return held(about, self._config)
 
     def _swap(self, ready: Loaded) -> None:
         try:
@@ -266,7 +279,7 @@ class Agent:
             for wanted in self._road.take():
                 self._take(wanted)
             self._kept()
-            self._installer.step(now_s)
+            self._installer.step(now_s, self._held(fetching=True))
             scored = self._play(now_s)
             self._advance_release()
             self._phase = "flying" if self._player.playing or not self._player.done else "idle"
@@ -292,9 +305,10 @@ class Agent:
         self._keeper.wait()
         self._road.flush(self._config.flush_s)
         self._write_status()
+        status_on_disk(self._state / "status.json", self._status)
 
     def _play(self, now_s: float) -> bool:
-        items = self._player.take(now_s, time.time())
+        items = self._due(now_s)
         for item in items:
             if isinstance(item, Begin):
                 self._begin(item)
@@ -303,6 +317,8 @@ class Agent:
                 self._keep(self._quarantine.end())
                 self._trial.leave()
                 self._summarise(item.name)
+            elif isinstance(item, Missing):
+                self._absent(item)
             else:
                 if item.gap:
                     self._core.gap()
@@ -316,6 +332,17 @@ class Agent:
                     self._go_back(error)
         return bool(items)
 
+    def _due(self, now_s: float) -> list[Begin | Samples | End | Missing]:
+        """What the source has; behind, as many portions as there are, joined so that they are scored as one batch."""
+        items = self._player.take(now_s, time.time())
+        more = items
+        for _ in range(_CATCH_UP if self._config.speed else 0):
+            if not (more and isinstance(more[-1], Samples)):
+                break
+            more = self._player.take(now_s, time.time())
+            items = joined(items, more)
+        return items
+
     def _begin(self, item: Begin) -> None:
         inputs = self._core.model.manifest.inputs
         if abs(item.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
@@ -323,6 +350,13 @@ class Agent:
         self._tally.flights.append(Flight(Path(item.name).name, self._core.model.release))
         self._battery_column = item.channels.index(_BATTERY) if _BATTERY in item.channels else None
         self._emit(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+
+    def _absent(self, item: Missing) -> None:
+        now_s = time.time()
+        self._log.warning("%s: %s", item.channel, "there again" if item.back else "brings nothing")
+        limit_s = self._config.hold_reading_s
+        self._emit(self._core.missing(item.channel, item.since_s, now_s, limit_s, back=item.back))
+        self._core.gap()
 
     def _scored(self, output: Output) -> None:
         self._tally.scored(output.windows, output.first_s)
@@ -362,13 +396,15 @@ class Agent:
 
     def _summarise(self, flight: str = "") -> None:
         now_s = time.monotonic()
-        self._next_summary_s = now_s + self._interval_s
+        self._next_summary_s = now_s + self._road.view.stretch(self._interval_s)
         self._next_idle_s = now_s + max(self._interval_s, self._config.idle_summary_interval_s)
         self._told = self._reported()
         core = self._core
         health = report.health(self._tally, self._road.view, self._installer)
         name = Path(flight).name[:256] or core.flight_name
-        data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name)
+        where = self._player.vehicle.position if self._config.share_position else None
+        place = None if where is None else wire.Position(*where)
+        data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name, place)
         self._road.put("summary", data)
 
     def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:
@@ -392,5 +428,6 @@ class Agent:
 
     def _write_status(self) -> None:
         status = report.status(self._core, self._tally, self._road.view, self._installer)
+        status |= {"may_learn": self._held(fetching=False) or "yes"}
         status |= {"device": self._config.device, "state": self._phase, "ring_windows": self._ring.windows}
-        write_status(self._state / "status.json", status)
+        write_status(self._status, status)

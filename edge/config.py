@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from covey import topics
+from edge.budget import LinkLimit  # noqa: TC001  # msgspec reads the annotations when it runs
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Maybe = Annotated[float, Meta(ge=0, le=86_400)]  # seconds; 0: none
@@ -30,6 +31,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     trusted_root: str = ""  # TUF root.json; without it no update is taken
 
     sources: Files = ()  # recordings, played in this order
+    hold_reading_s: Seconds = 0.5  # a channel of a live source that brings nothing for so long is missing
     speed: Annotated[float, Meta(ge=0)] = 1.0  # times real time; 0: as fast as possible
     gap_s: Maybe = 1.0  # between two recordings, on the device clock
     clock_start: Annotated[float, Meta(ge=0)] = 0.0  # device clock of the first sample, s since the epoch; 0: now
@@ -46,9 +48,14 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     idle_summary_interval_s: Seconds = 60.0  # while nothing is scored and nothing changes
     shadow_windows: Annotated[int, Meta(ge=0)] = 20  # scored beside the old model before a swap
     trial_windows: Annotated[int, Meta(ge=0)] = 20  # a new release that does not live so long goes back
-    min_battery_v: Annotated[float, Meta(ge=0)] = 0.0  # no swap below; 0: no limit
+    min_battery_v: Annotated[float, Meta(ge=0)] = 0.0  # no download, no swap, no training below; 0: no limit
+    min_battery_share: Annotated[float, Meta(ge=0, le=1)] = 0.0  # the same, of a full battery; 0: no limit
+    update_anyway: tuple[Literal["armed", "battery", "metered"], ...] = ()  # what does not hold an update up
     check_timeout_s: Seconds = 60.0  # for loading a new model and its golden windows
     check_memory_bytes: Annotated[int, Meta(ge=1)] = 4 * 1024**3  # address space; runtimes map a lot
+
+    share_position: bool = True  # in summaries, where the source knows it
+    links: dict[str, LinkLimit] = {}  # by network interface, "*" for all others: bytes_per_hour, metered
 
     outbox_bytes: Annotated[int, Meta(ge=65_536)] = 64 * 1024 * 1024  # at most 70 % of the partition
     ack_timeout_s: Seconds = 10.0

@@ -176,6 +176,11 @@ class Outbox:
         (seq,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
         return None if seq is None else int(seq)
 
+    def newest(self, kind: str) -> int:
+        """Seq of the newest committed row of a kind; 0 without one."""
+        (seq,) = self._db.execute("SELECT max(seq) FROM rows WHERE kind = ?", (PRIORITY.index(kind),)).fetchone()
+        return 0 if seq is None else int(seq)
+
     def acknowledge(self, ranges: Iterable[tuple[int, int]]) -> int:
         """Delete exactly the committed rows in these inclusive ranges; returns how many there were.
 

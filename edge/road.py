@@ -41,6 +41,8 @@ class View(NamedTuple):
     dropped_rows: int = 0
     connected: bool = False
     sent_bytes: int = 0
+    metered: bool = False
+    stretch: Callable[[float], float] = float  # summary interval wanted -> the one that the link's budget allows
 
 
 class _Put(NamedTuple):
@@ -174,4 +176,6 @@ class Road:
             outbox.dropped_rows(),
             up.link.connected,
             up.link.sent_bytes,
+            up.budget.metered,
+            up.budget.interval_s,
         )

@@ -8,43 +8,19 @@ who plays asks `take` for what is due.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from covey.errors import DataError
+from edge.sources import Begin, End, Samples, Vehicle
 from edge.sources.files import read_recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edge.sources import Recording
+    from edge.sources import Missing, Recording
 
 PORTION_S = 0.25  # of the recording: the most that is handed out at once when playing in time
 PORTION_ROWS = 512  # the same as fast as possible
-
-
-class Begin(NamedTuple):
-    """A recording begins."""
-
-    name: str
-    channels: tuple[str, ...]
-    rate_hz: float
-
-
-class Samples(NamedTuple):
-    """The next samples of it."""
-
-    rows: NDArray[np.float32]  # (n, C)
-    start_s: float  # device clock of the first, seconds since the epoch
-    gap: bool  # samples are missing before them
-
-
-class End(NamedTuple):
-    """The recording is over."""
-
-    name: str
 
 
 class Player:
@@ -75,6 +51,9 @@ class Player:
             raise DataError(f"recordings expected, no such file: {', '.join(missing)}")
         self.columns: Sequence[str] | None = None
         self.extras: Sequence[str] = ()
+        self.vehicle = Vehicle()  # a recording knows nothing of what the vehicle does now
+        self.counts: dict[str, int] = {}
+        self.problem = ""
         self._files = list(files)
         self._repeat = repeat
         self._speed, self._gap_s = speed, gap_s
@@ -96,7 +75,7 @@ class Player:
         """A recording has begun and not ended."""
         return self._recording is not None
 
-    def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End]:
+    def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End | Missing]:
         """What is due.
 
         Args:
@@ -106,7 +85,7 @@ class Player:
         Raises:
             DataError: the next file cannot be read.
         """
-        out: list[Begin | Samples | End] = []
+        out: list[Begin | Samples | End | Missing] = []
         recording = self._recording
         if recording is None:
             if not self._files or (self._due_s is not None and now_s < self._due_s):
@@ -157,3 +136,6 @@ class Player:
         self._due_s = now_s + (self._gap_s / self._speed if self._speed else 0.0)
         self._recording = None
         return End(recording.name)
+
+    def close(self) -> None:
+        """Nothing is open."""
