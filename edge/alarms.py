@@ -13,7 +13,7 @@ import numpy as np
 
 from covey import wire
 from covey.bundle import sha256
-from edge.scoring.summary import wire_score
+from edge.scoring.summary import short, wire_score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edge.scoring.sensors import Stuck
 
 _MAX_SHARES = 16  # of the channels, in an alarm
+_LEAST = 5e-4  # a share that rounds to nothing is not told
 _MODEL = ""  # the open alarms' key for the model's own
 
 
@@ -77,14 +78,16 @@ class Alarms:
             _MODEL,
             model,
             begins=begins,
-            window=wire.WindowRef(window.start_s, window.end_s, sha256(window_bytes(window.samples))),
+            window=wire.WindowRef(
+                round(window.start_s, 3), round(window.end_s, 3), sha256(window_bytes(window.samples))
+            ),
             windows=anomaly.windows,
-            score=anomaly.score,
-            peak_score=anomaly.peak_score,
-            threshold=scorer.threshold,
-            confidence=scorer.confidence(anomaly.score),
+            score=short(anomaly.score),
+            peak_score=short(anomaly.peak_score),
+            threshold=short(scorer.threshold),
+            confidence=short(scorer.confidence(anomaly.score)),
             top_channel=top,
-            attribution=[wire.Share(name, share) for name, share in shares[:_MAX_SHARES]],
+            attribution=[wire.Share(name, round(share, 4)) for name, share in shares[:_MAX_SHARES] if share >= _LEAST],
         )
 
     def stuck(self, channel: str, told: Stuck, confidence: float, window: wire.WindowRef, value: float, model: Loaded) -> Raised:  # fmt: skip

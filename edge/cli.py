@@ -72,11 +72,9 @@ def run(
         "log_level": log_level,
     }
     settings = load(AgentConfig, "edge", config, options)
-    stop = covey_runtime.install_stop()
-    covey_runtime.start_logging("edge", settings.log_level, json_lines=settings.log_json)
-    from edge.agent import run as fly
+    from edge.process import become
 
-    fly(settings, stop)
+    become(settings)
 
 
 @app.command(epilog="Example: covey edge status --state ./d1 --json")

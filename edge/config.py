@@ -44,7 +44,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     quarantine_windows: Annotated[int, Meta(ge=0)] = 240  # without an alarm behind a window before the ring takes it
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
 
-    summary_interval_s: Seconds = 10.0
+    summary_interval_s: Seconds = 30.0
     idle_summary_interval_s: Seconds = 60.0  # while nothing is scored and nothing changes
     shadow_windows: Annotated[int, Meta(ge=0)] = 20  # scored beside the old model before a swap
     trial_windows: Annotated[int, Meta(ge=0)] = 20  # a new release that does not live so long goes back

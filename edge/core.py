@@ -134,6 +134,7 @@ class AgentCore:
         self._absent_since: dict[str, tuple[float, float]] = {}  # channel -> since, told (device clock)
         self._last_window = wire.WindowRef(0.0, 0.0, "")  # that a standing sensor was told of
         self._columns: list[int] | None = None
+        self._all_in_order = False  # the model looks at every column, as they come
         self._channels: tuple[str, ...] = ()
         self._flight = -1  # over the core's life
         self._cutter_flight: int | None = None
@@ -189,6 +190,7 @@ class AgentCore:
         columns = _columns(name, self._channels, self.model)
         ended = self.end_flight()
         self._alarms.flight, self._columns = name, columns
+        self._all_in_order = columns == list(range(len(self._channels)))
         if self._shadow is not None:
             self._shadow.begin_flight(name, self._channels)
         return ended
@@ -233,7 +235,12 @@ class AgentCore:
         """
         if self._columns is None:
             raise DataError("samples came before begin_flight said what they are")
-        windows = self._cutter.push(samples[:, self._columns], start_s)
+        mine = samples if self._all_in_order else samples[:, self._columns]
+        windows = self._cutter.push(mine, start_s)
+        if not len(windows):
+            if self._shadow is not None:
+                self._score_shadow(samples, start_s, windows, [])
+            return Output()
         scored = self._scorer.score(windows)
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
         calm = self._judge(windows, scored, output, keep=True)
@@ -261,6 +268,7 @@ class AgentCore:
         """
         if self._columns is not None:
             self._columns = _columns(self._alarms.flight, self._channels, model)
+            self._all_in_order = self._columns == list(range(len(self._channels)))
         ended = self._finish()
         if model.manifest.inputs != self.model.manifest.inputs:
             self._cutter = Cutter(model.manifest.inputs)
@@ -302,7 +310,7 @@ class AgentCore:
                     output.alarms.append(self._alarms.anomaly("begin", step.began, model, scorer))
                 normal, alarmed = not (step.anomalous or step.alarmed or i in standing), step.alarmed
             self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
-            if keep and normal and np.isfinite(windows.samples[i]).all():
+            if keep and normal and np.count_nonzero(np.isfinite(windows.samples[i])) == windows.samples[i].size:
                 output.kept.append(Kept(window_bytes(windows.samples[i]), start_s, self._index, self._flight))
             self._index += 1
             calm.append(normal)

@@ -23,7 +23,7 @@ def health(tally: Tally, view: View, installer: Installer) -> wire.Health:
     """State of the device, now; the figures of the queue are put in once more when the event is numbered."""
     return wire.Health(
         memory_bytes=memory_bytes(),
-        cpu_s=time.process_time(),
+        cpu_s=round(time.process_time(), 2),
         outbox_rows=view.depth,
         outbox_bytes=view.size_bytes,
         raw_bytes=tally.raw_bytes,

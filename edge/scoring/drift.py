@@ -57,18 +57,7 @@ class DriftWatch:
         self._decay = 0.5 ** (1.0 / HALF_LIFE_WINDOWS)
         self._found = [0.0] * (len(edges) + 1)
         self._weight = self._squares = 0.0  # sums of the windows' weights and of their squares
-        self._scale = 1.0  # weight of the newest window: growing it is cheaper than shrinking all others
         self._z: NDArray[np.float64] = np.zeros(features)
-
-    def add(self, score: float, z: NDArray[np.float32]) -> None:
-        """One window: its smoothed score and its normalised features (D,)."""
-        self._scale /= self._decay
-        self._found[bisect_right(self._edges, score)] += self._scale
-        self._weight += self._scale
-        self._squares += self._scale * self._scale
-        self._z += self._scale * z
-        if self._scale > 1e100:
-            self._shrink()
 
     def now(self) -> Drifted:
         """What the windows of about the last half-lives say."""
@@ -81,11 +70,23 @@ class DriftWatch:
         feature = int(np.argmax(mean))
         return Drifted(max(0.0, psi - len(self._edges) / n), float(mean[feature]), feature)
 
-    def _shrink(self) -> None:
-        by = self._scale
-        self._found = [one / by for one in self._found]
-        self._weight, self._squares, self._z = self._weight / by, self._squares / by / by, self._z / by
-        self._scale = 1.0
+    def add(self, scores: Sequence[float], z: NDArray[np.float32]) -> None:
+        """Windows in order, many at a time: alone, one would cost more in calls than in sums.
+
+        Args:
+            scores: n smoothed scores.
+            z: (n, D) their normalised features.
+        """
+        n = len(scores)
+        weights = self._decay ** np.arange(n - 1, -1, -1)  # (n,) the newest weighs 1
+        faded = self._decay**n
+        self._found = [one * faded for one in self._found]
+        for score, weight in zip(scores, weights.tolist(), strict=True):
+            self._found[bisect_right(self._edges, score)] += weight
+        self._weight = self._weight * faded + float(weights.sum())
+        self._squares = self._squares * faded * faded + float(np.square(weights).sum())
+        self._z *= faded
+        self._z += weights @ z  # (n,) (n, D) -> (D,)
 
 
 def _counts(sketch: Sketch, edges: Sequence[float]) -> list[float]:

@@ -6,8 +6,9 @@ score high. High score means anomalous. Smoothing is causal and starts anew with
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -50,14 +51,21 @@ def normalise(
     phi: NDArray[np.float32], center: NDArray[np.float64], scale: NDArray[np.float64], clip: float
 ) -> NDArray[np.float32]:
     """Affine and clip: z = clip((phi - center) / scale, -clip, clip); NaN counts as the clip, so that it scores high."""
-    z = np.clip((phi - center) / scale, -clip, clip)
-    return np.where(np.isnan(z), clip, z).astype(np.float32)
+    z = phi - center  # float64
+    z /= scale
+    np.minimum(z, clip, out=z)
+    np.maximum(z, -clip, out=z)
+    out: NDArray[np.float32] = z.astype(np.float32)
+    if math.isnan(np.add.reduce(out, axis=None)):  # what is clipped is finite, so only a NaN makes the sum one
+        out[np.isnan(out)] = clip
+    return out
 
 
 def raw_scores(kind: str, z: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
     """Score of each window from the network's input z (N, D) and output y (N, K); see `Model` in covey/bundle.py."""
-    error = y if kind == "project" else z - y
-    out: NDArray[np.float64] = np.square(error, dtype=np.float64).mean(axis=1)
+    error = np.asarray(y if kind == "project" else z - y, np.float64)
+    out: NDArray[np.float64] = np.add.reduce(np.square(error), axis=1)
+    out /= error.shape[1]
     return out
 
 
@@ -69,16 +77,37 @@ class Smoother:
         self._flight: int | None = None
         self._state: NDArray[np.float64] = np.empty(0)
 
-    def __call__(self, rows: NDArray[np.float64], flight: NDArray[np.int64]) -> NDArray[np.float64]:
+    def __call__(self, rows: NDArray[np.floating[Any]], flight: NDArray[np.int64]) -> NDArray[np.float64]:
         """(N, M) rows and (N,) flights -> (N, M) smoothed rows."""
-        out = np.empty_like(rows)
-        for i, (row, number) in enumerate(zip(rows, flight.tolist(), strict=True)):
+        if rows.shape[1] == 1:
+            return self._one(rows, flight)
+        out = rows.astype(np.float64)
+        state = self._state
+        for i, number in enumerate(flight.tolist()):
+            row = out[i]
             if number != self._flight:
-                self._flight, self._state = number, row.copy()
-            else:
-                self._state = self._state + self._alpha * (row - self._state)
-            out[i] = self._state
+                self._flight = number
+            else:  # state + alpha (row - state), in place
+                row -= state
+                row *= self._alpha
+                row += state
+            state = row
+        if len(out):
+            self._state = state.copy()
         return out
+
+    def _one(self, rows: NDArray[np.floating[Any]], flight: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same for one column, in plain numbers: a score a second is not worth an array."""
+        out: list[float] = []
+        state = float(self._state[0]) if len(self._state) else 0.0
+        for row, number in zip(rows[:, 0].tolist(), flight.tolist(), strict=True):
+            if number != self._flight:
+                self._flight, state = number, row
+            else:
+                state = (row - state) * self._alpha + state
+            out.append(state)
+        self._state = np.array([state])
+        return np.array(out).reshape(-1, 1)
 
 
 class Scorer:
@@ -112,7 +141,7 @@ class Scorer:
         y = self._network.run(z)
         kind = self.manifest.model.kind
         raw = raw_scores(kind, z, y)
-        error = z.astype(np.float64) if kind == "project" else np.asarray(z - y, np.float64)
+        error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
         score = self._smooth_score(raw[:, None], flight)[:, 0]
         return Scored(raw, score, z, self._smooth_error(error, flight))
 
