@@ -3,7 +3,7 @@
 window     20 channels at 100 Hz, windows of 1 s, samples handed over five at a time as the agent's loop does: what
            AgentCore.push takes for the samples that complete a window, less the bare runtime call on the same input, by turns
 agent      a real agent process against mosquitto, playing such a recording in real time: resident memory and CPU in
-           steady state, CPU until it flies, bytes written to storage per message, the peak while it calibrates
+           steady state, CPU until it flies, the peak while it calibrates
 int8       against 32 bit floats: size of the model, time of a call, rows with the same verdict
 uplink     crazypad (beside the repository): bytes of every event of a flight against the log's, at the default interval
 
@@ -48,7 +48,7 @@ from edge_cloud import Cloud, start_agent, wait_status  # noqa: E402
 from servers import Mosquitto  # noqa: E402
 
 PARTS = ("window", "agent", "int8", "uplink")
-MEMORY_GOAL_MB = {"litert": 60.0, "onnx": 80.0}
+MEMORY_GOAL_MIB = {"litert": 60.0, "onnx": 80.0}
 Figures = dict[str, dict[str, Any]]
 
 
@@ -106,33 +106,31 @@ def agent(folder: Path, seconds: float) -> Figures:
     flight = rig.write_recording(folder / "flight", 60, 1)
     before = rig.write_recording(folder / "before", 120, 2)
     out: Figures = {}
-    with Mosquitto(folder / "mosquitto") as broker, Cloud(broker.port) as cloud:
+    with Mosquitto(folder / "mosquitto") as broker, Cloud(broker.port):
         for runtime in available():
             device = f"bench-{runtime}"
             words = ["--bundle", str(folder / "m.covey"), "--runtime", runtime, "--commission", str(before)]
             process = start_agent(folder, broker.port, device, *words, "--source", str(flight), "--repeat")
             wait_status(folder, device, pid=process.pid, state="flying", connected=True)
             first_s = rig.cpu_s(process.pid)
-            calibrating = rig.memory_mb(process.pid)[1]
+            calibrating = rig.memory_mib(process.pid)[1]
             process.stop()
             # Started again it has a calibration: what a device does at every power-on.
             process = start_agent(folder, broker.port, device, *words, "--source", str(flight), "--repeat")
             wait_status(folder, device, pid=process.pid, state="flying", connected=True)
             start_s = rig.cpu_s(process.pid)
             time.sleep(5)
-            spent, wrote, said = rig.cpu_s(process.pid), rig.written_bytes(process.pid), len(cloud.events)
+            spent = rig.cpu_s(process.pid)
             time.sleep(seconds)
-            spent, wrote = rig.cpu_s(process.pid) - spent, rig.written_bytes(process.pid) - wrote
-            said = len(cloud.events) - said
-            memory, peak = rig.memory_mb(process.pid)
+            spent = rig.cpu_s(process.pid) - spent
+            memory, peak = rig.memory_mib(process.pid)
             process.stop()
-            out[f"agent_{runtime}_memory_mb"] = figure(memory, "MB resident", MEMORY_GOAL_MB.get(runtime))
-            out[f"agent_{runtime}_peak_mb"] = figure(peak, "MB, peak of a later start")
-            out[f"agent_{runtime}_first_start_peak_mb"] = figure(calibrating, "MB, peak with commissioning")
+            out[f"agent_{runtime}_memory_mib"] = figure(memory, "MiB resident", MEMORY_GOAL_MIB.get(runtime))
+            out[f"agent_{runtime}_peak_mib"] = figure(peak, "MiB, peak of a later start")
+            out[f"agent_{runtime}_first_start_peak_mib"] = figure(calibrating, "MiB, peak with commissioning")
             out[f"agent_{runtime}_cpu_share"] = figure(100 * spent / seconds, "% of a core", 2.0)
             out[f"agent_{runtime}_start_cpu_s"] = figure(start_s, "CPU-s until it flies", 0.5)
             out[f"agent_{runtime}_first_start_cpu_s"] = figure(first_s, "CPU-s, with commissioning")
-            out[f"agent_{runtime}_flash_bytes"] = figure(wrote / max(1, said), "bytes written per message")
     return out
 
 
@@ -195,6 +193,8 @@ def uplink(folder: Path) -> Figures:
             return forward(graph, x)
 
     raw = sent = rows = same = 0
+    by_kind: dict[str, int] = {}
+    count: dict[str, int] = {}
     flown_s = 0.0
     for drone in ("E8", "E9"):
         own = [cut(read_recording(log, inputs.channels), inputs) for log in logs if log.name.startswith(drone)]
@@ -215,10 +215,11 @@ def uplink(folder: Path) -> Figures:
                 events += [("alarm", one.alarm) for one in output.alarms]
                 events.append(("summary", _summary(core)))
             events += [("alarm", one.alarm) for one in core.end_flight()]
-            sent += sum(
-                len(wire.make_event(wire.Identity(drone, "0" * 16, n + 1), kind, 1e9, data_))
-                for n, (kind, data_) in enumerate(events)
-            )
+            for n, (kind, data_) in enumerate(events):
+                size = len(wire.make_event(wire.Identity(drone, "0" * 16, n + 1), kind, 1e9, data_))
+                by_kind[kind] = by_kind.get(kind, 0) + size
+                count[kind] = count.get(kind, 0) + 1
+                sent += size
             raw += log.stat().st_size
             flown_s += len(recording.samples) / inputs.rate_hz
             seen = cut(recording, inputs)
@@ -230,6 +231,11 @@ def uplink(folder: Path) -> Figures:
             same += int((verdicts[0] == verdicts[1]).sum())
     return {
         "uplink_share": figure(100 * sent / raw, "% of the logs' bytes", 1.0),
+        "uplink_summary_bytes": figure(
+            by_kind["summary"] / count["summary"], f"bytes each, {count['summary']} of them"
+        ),
+        "uplink_alarm_bytes": figure(by_kind["alarm"] / count["alarm"], f"bytes each, {count['alarm']} of them"),
+        "uplink_flown_s": figure(flown_s, "s, 46 flights"),
         "uplink_bytes_per_flight_hour": figure(sent / flown_s * 3600, "bytes"),
         "int8_same_verdict": figure(100 * same / max(1, rows), "% of crazypad's windows", 99.0, at_most=False),
     }

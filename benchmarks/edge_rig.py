@@ -131,15 +131,9 @@ def cpu_s(pid: int) -> float:
     return (int(parts[11]) + int(parts[12])) / _TICKS
 
 
-def memory_mb(pid: int) -> tuple[float, float]:
-    """(resident, peak) of a process, in 10^6 bytes."""
-    now = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
+def memory_mib(pid: int) -> tuple[float, float]:
+    """(resident, peak) of a process, in MiB, as ps and systemd tell it."""
+    now = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 2**20
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return now, peak * 1024 / 1e6
-
-
-def written_bytes(pid: int) -> int:
-    """Bytes that a process has made the storage layer write."""
-    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
+    return now, peak / 1024

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from edge.scoring.scorer import Scorer
     from edge.scoring.sensors import Stuck
 
-_MAX_SHARES = 16  # of the channels, in an alarm
-_LEAST = 5e-4  # a share that rounds to nothing is not told
+_MAX_SHARES = 8  # of the channels, in an alarm's begin
+_END_SHARES = 3  # in its end: the begin has told them
+_LEAST = 0.005  # of a smaller share nobody learns anything
 _MODEL = ""  # the open alarms' key for the model's own
 
 
@@ -73,6 +74,7 @@ class Alarms:
         """The model's alarm begins or ends."""
         begins = state == "begin"
         window = anomaly.raised if begins else anomaly.last
+        most = _MAX_SHARES if begins else _END_SHARES
         shares, top = scorer.explain(window.z, np.nan_to_num(window.error))
         return self._say(
             _MODEL,
@@ -87,7 +89,7 @@ class Alarms:
             threshold=short(scorer.threshold),
             confidence=short(scorer.confidence(anomaly.score)),
             top_channel=top,
-            attribution=[wire.Share(name, round(share, 4)) for name, share in shares[:_MAX_SHARES] if share >= _LEAST],
+            attribution=[wire.Share(name, round(share, 4)) for name, share in shares[:most] if share >= _LEAST],
         )
 
     def stuck(self, channel: str, told: Stuck, confidence: float, window: wire.WindowRef, value: float, model: Loaded) -> Raised:  # fmt: skip

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -31,7 +32,14 @@ _LEAN = {
 
 
 def become(config: AgentConfig) -> None:
-    """Go on as the agent; does not return."""
+    """Go on as the agent; does not return.
+
+    Raises:
+        ModuleNotFoundError: what an agent needs is not installed; told while there is still a command line to tell it.
+    """
+    for name in ("numpy", "paho"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     descriptor = os.memfd_create("covey-edge")
     os.set_inheritable(descriptor, True)
     os.write(descriptor, msgspec.json.encode(config))
