@@ -200,8 +200,13 @@ def _board(seen: Machine) -> Iterator[Line]:
         fix = f"pip uninstall {' '.join(seen.onnxruntimes)}, then install one of them"
         yield Line("onnxruntime", "warn", f"{' and '.join(seen.onnxruntimes)} overwrite each other's files", fix)
     if seen.machine == "armv7l":
-        fix = "a 64-bit system image"
-        yield Line("cpu", "warn", "32-bit ARM: there is no wheel of a runtime for it", fix)
+        fix = "a 64-bit system image; docs/devices.md"
+        yield Line(
+            "cpu",
+            "warn",
+            "32-bit ARM: no wheels of numpy and msgspec, of the runtimes only tflite-runtime has one",
+            fix,
+        )
     if not seen.l4t:
         return
     major = int(seen.l4t.split(".")[0])

@@ -148,8 +148,7 @@ def _devices(plan: Plan) -> list[str]:
     if not plan.serial:
         return ["PrivateDevices=yes", "DevicePolicy=closed"]
     allowed = [f"DeviceAllow=char-{name} rw" for name in _classes(plan.serial)]
-    if not _TTY.match(Path(plan.serial).name):
-        allowed.append(f"DeviceAllow={plan.serial} rw")  # a link of udev's
+    allowed.append(f"DeviceAllow={plan.serial} rw")  # where the name hides the class: as it is when the service starts
     return ["DevicePolicy=closed", *allowed, f"SupplementaryGroups={plan.serial_group}"]
 
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from edge.cli import app
@@ -98,3 +101,18 @@ def test_the_probe_is_what_our_writers_make():
     qgraph = quantize(graph, observe(graph, np.array([[-1, -1], [1, 1]], np.float32)))
     assert model_bytes("onnx") == write_onnx(qgraph)
     assert model_bytes("litert") == write_tflite(qgraph)
+
+
+def test_every_command_in_the_recipes_exists_with_its_options():
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    commands = typer.main.get_command(app).commands
+    told = [
+        line.split("#")[0]
+        for part in re.findall(r"```\n(.*?)```|`([^`\n]+)`", text, re.DOTALL)
+        for line in "\n".join(part).splitlines()
+    ]
+    used = [found for line in told if (found := re.search(r"covey edge ([a-z]+)(.*)", line))]
+    assert {one[1] for one in used} >= {"install", "uninstall", "doctor", "config", "sources", "status", "run"}
+    for one in used:
+        options = {name for param in commands[one[1]].params for name in param.opts}
+        assert set(re.findall(r"--[a-z-]+", one[2])) <= options, one[0]
