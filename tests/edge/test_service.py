@@ -332,3 +332,12 @@ def test_a_full_socket_never_holds_the_agent_up(tmp_path):
         notifier.alive()
         assert heard == b"WATCHDOG=1"
     assert Path(tmp_path / "s").exists()
+
+
+def test_this_shells_variables_do_not_bend_what_stands_in_the_kept_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COVEY_EDGE_FLUSH_S", "40")
+    assert install(tmp_path, "--device", "d1").exit_code == 0
+    assert tomllib.loads((tmp_path / TOML).read_text())["flush_s"] == 40.0
+    monkeypatch.setenv("COVEY_EDGE_FLUSH_S", "90")
+    assert install(tmp_path).exit_code == 0
+    assert value((tmp_path / UNIT).read_text().splitlines(), "TimeoutStopSec") == "55"
