@@ -25,6 +25,10 @@ def status_of(pid):
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def everybody(path):
+    return path.exists() and path.stat().st_mode & 0o006 == 0o006
+
+
 @pytest.fixture
 def room(tmp_path):
     with Room(tmp_path / "room") as systemd:
@@ -102,3 +106,28 @@ def test_what_systemd_is_told_it_acts_upon(room):
     assert (room.show(UNIT, "ActiveState"), room.show(UNIT, "StatusText")) == ("active", "scoring")
     wait_for(lambda: room.show(UNIT, "Result") == "watchdog", 30, "the end of a process that hangs")
     assert room.show(UNIT, "StatusText") == "hangs"  # so it lived through the two seconds in which it turned
+
+
+def test_a_serial_port_is_the_only_device_that_the_service_may_open(room):
+    port = Path("/dev/ttyS0")
+    other = next((path for path in (Path("/dev/fuse"), Path("/dev/net/tun")) if everybody(path)), None)
+    if not port.exists() or not port.stat().st_gid or port.stat().st_mode & 0o060 != 0o060 or other is None:
+        pytest.skip("no /dev/ttyS0 of a group here, or no other device that everybody may open")
+    room.path("/srv/look.py").write_text(
+        "import os, sys\n"
+        "def may(path):\n"
+        "    try: os.close(os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)); return 'yes'\n"
+        "    except OSError as error: return error.strerror\n"
+        "print([may(path) for path in sys.argv[1:]], file=open('/var/lib/covey/seen', 'w'))\n"
+    )
+    words = ["--device", "d1", "--mqtt", "127.0.0.1:1", "--source", f"mavlink+serial://{port}?baud=57600", "--no-start"]
+    room.run(*COVEY, "install", *words)
+    override = room.path(f"/etc/systemd/system/{UNIT}.d")
+    override.mkdir()
+    look = f"{sys.executable} /srv/look.py {port} {other} /dev/null"
+    (override / "test.conf").write_text(
+        f"[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nExecStart=\nExecStart={look}\n"
+    )
+    room.run("systemctl", "daemon-reload")
+    room.run("systemctl", "start", UNIT)
+    assert room.path("/var/lib/covey/seen").read_text() == "['yes', 'Operation not permitted', 'yes']\n"
