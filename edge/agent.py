@@ -28,6 +28,7 @@ from edge.link import Link, read_password, tls_context
 from edge.loading import choose_runtime, open_model
 from edge.models.check import check_golden, check_in_subprocess
 from edge.models.slots import Slot, Slots
+from edge.notify import Notifier
 from edge.outbox import Outbox
 from edge.quarantine import Quarantine
 from edge.resend import SendWindow
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
+_START_S = 600.0
 _CATCH_UP = 32  # portions of the source in one turn, at most
 _BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
 
@@ -60,10 +62,15 @@ def run(config: AgentConfig, stop: threading.Event) -> None:
         CoveyError: a file, a bundle or a runtime that cannot be used at all.
     """
     with ExitStack() as stack:
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        notifier.extend(_START_S)  # commissioning reads whole flights
         agent = Agent(config, stop, stack)
+        notifier.ready(agent.words)
         try:
-            agent.loop()
+            agent.loop(notifier)
         finally:
+            notifier.stopping("what was said is brought to safety")
             agent.finish()
 
 
@@ -272,9 +279,17 @@ class Agent:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def loop(self) -> None:
-        """Turn until stopped."""
+    @property
+    def words(self) -> str:
+        """One line for whoever watches the service."""
+        model, view = self._core.model, self._road.view
+        there = "connected" if view.connected else "no connection"
+        return f"release {model.release} on {model.runtime}, {there}, {view.depth} events wait"
+
+    def loop(self, notifier: Notifier) -> None:
+        """Turn until stopped; each turn is a sign of life."""
         while not self._stop.is_set():
+            notifier.alive()
             now_s = time.monotonic()
             for wanted in self._road.take():
                 self._take(wanted)
@@ -291,6 +306,7 @@ class Agent:
                 self._summarise()
             if now_s >= self._next_status_s:
                 self._write_status()
+                notifier.status(self.words)
                 self._next_status_s = now_s + _STATUS_S
             if not (scored and self._config.speed == 0):
                 self._stop.wait(_TURN_S)

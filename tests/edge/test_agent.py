@@ -398,3 +398,29 @@ def test_the_status_of_a_running_agent_is_no_wear_on_the_card_and_stays_when_it_
         assert not path.is_symlink()
         assert json.loads(path.read_text())["device"] == device
         assert not memory.parent.exists()
+
+
+def test_the_service_manager_is_told_of_readiness_life_and_the_end(tmp_path, mosquitto, files):
+    import socket
+
+    device = unique("d")
+    address = f"\0covey-test-{device}"
+    with Cloud(mosquitto.port), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(30)
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+            env={"NOTIFY_SOCKET": "@" + address[1:], "WATCHDOG_USEC": "300000"},
+        )  # fmt: skip
+        said = [manager.recv(4096).decode()]
+        while not any(one.startswith("READY=1") for one in said):
+            said.append(manager.recv(4096).decode())
+        lives = 0
+        while lives < 3:
+            lives += manager.recv(4096).decode() == "WATCHDOG=1"
+        agent.stop()
+        while not manager.recv(4096).decode().startswith("STOPPING=1"):
+            pass
+    assert said[0].startswith("EXTEND_TIMEOUT_USEC=")
+    assert "STATUS=release 1 on litert" in said[-1]
