@@ -109,6 +109,13 @@ def test_the_stop_waits_longer_than_the_flush():
     assert int(value(lines(flush_s=60.0), "TimeoutStopSec")) > 60
 
 
+def test_it_never_gives_up_and_takes_its_time_where_systemd_can():
+    for systemd, steps in ((252, []), (254, "5")):
+        text = lines(systemd=systemd)
+        assert (value(text, "Restart"), value(text, "StartLimitIntervalSec")) == ("always", "0")
+        assert value(text, "RestartSteps") == steps
+
+
 def test_a_user_that_was_there_is_not_made():
     assert sysusers_text(plan(user="pilot", own_user=False)) == ""
     assert sysusers_text(plan(user="pilot")) == 'u pilot - "covey edge agent" /var/lib/covey -\n'
