@@ -57,6 +57,7 @@ def test_the_service_runs_in_its_sandbox_comes_back_after_kill_9_and_is_removed_
     with Mosquitto(tmp_path / "broker", broker, port), Cloud(port) as cloud:
         room.run("sh", "-c", f"cd /home/pilot && exec {' '.join(COVEY)} install --config edge.toml")
         wait_for(lambda: cloud.data("summary"), 60, "a summary of the service")
+        wait_for(lambda: room.show(UNIT, "ActiveState") == "active", 30, "readiness, told to systemd")
         pids = room.pids(UNIT)
         said = status_of(pids[0])
         assert said["Uid"][0] != "0"
