@@ -59,7 +59,8 @@ def to_toml(settings: Iterable[Setting], path: str) -> str:
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
         mark = "# " if not field.required and value == default else ""
         told = f"  # {about[key]}" if key in about else ""
-        lines.append(f"{mark}{key} = {toml_value(plain(value))}{told}")
+        # TOML has no null
+        lines.append(f"# {key}: not set{told}" if value is None else f"{mark}{key} = {toml_value(plain(value))}{told}")
     return _HEAD.format(path=path) + "\n".join(lines) + "\n"
 
 
@@ -78,7 +79,7 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(toml_value(one) for one in value)}]"
     if isinstance(value, dict):
-        inside = ", ".join(f"{_name(key)} = {toml_value(one)}" for key, one in value.items())
+        inside = ", ".join(f"{_name(key)} = {toml_value(one)}" for key, one in value.items() if one is not None)
         return f"{{ {inside} }}" if inside else "{}"
     raise TypeError(f"a value that TOML has expected, {type(value).__name__} came")
 

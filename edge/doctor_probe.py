@@ -67,9 +67,7 @@ def probe(config: AgentConfig | None) -> Facts:
 
 def look_at_machine() -> Machine:
     """Board, interpreter, libraries."""
-    release = _text("/etc/nv_tegra_release")  # "# R35 (release), REVISION: 4.1, ..."
-    l4t = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
-    package = re.search(r"^Version: (\d+\.\d+\.\d+)", _stanza("/var/lib/dpkg/status", "nvidia-l4t-core"), re.MULTILINE)
+    l4t = l4t_release(_text("/etc/nv_tegra_release"), _text("/var/lib/dpkg/status"))
     memory = dict(re.findall(r"^(\w+): +(\d+) kB", _text("/proc/meminfo"), re.MULTILINE))
     libc = re.findall(r"\d+", platform.libc_ver()[1])
     owners = packages_distributions()
@@ -85,18 +83,18 @@ def look_at_machine() -> Machine:
         python=platform.python_version(),
         machine=platform.machine(),
         glibc=tuple(int(part) for part in libc[:2]),
-        l4t=f"{l4t[1]}.{l4t[2]}" if l4t else package[1] if package else "",
-        cpu_flags=frozenset(_cpu_flags(_text("/proc/cpuinfo"))),
+        l4t=l4t,
+        cpu_flags=frozenset(cpu_flags(_text("/proc/cpuinfo"))),
         memory_bytes=int(memory.get("MemTotal", 0)) * 1024,
         available_bytes=int(memory.get("MemAvailable", 0)) * 1024,
-        memory_limits=_limits_memory(_text("/proc/cgroups")),
+        memory_limits=limits_memory(_text("/proc/cgroups")),
         numpy=numpy_version,
         tflite_runtime=importlib.util.find_spec("tflite_runtime") is not None,
         missing=tuple(
             name for name in ("numpy", "paho", "tuf", "cryptography") if importlib.util.find_spec(name) is None
         ),
         onnxruntimes=tuple(sorted({str(d.metadata["Name"]) for d in distributions() if _is_onnxruntime(d)})),
-        onnx_providers=_onnx_providers() if l4t or package else (),
+        onnx_providers=_onnx_providers() if l4t else (),
         foreign=tuple(foreign),
     )
 
@@ -220,19 +218,23 @@ def _text(path: str) -> str:
         return ""
 
 
-def _stanza(path: str, package: str) -> str:
-    """A package's paragraph in dpkg's status file, where it is installed."""
-    text = _text(path)
-    begin = text.find(f"Package: {package}\n")
-    return text[begin:].split("\n\n", 1)[0] if begin >= 0 else ""
+def l4t_release(release: str, packages: str) -> str:
+    """NVIDIA's release of a Jetson ("35.4.1"; "" elsewhere), from /etc/nv_tegra_release or else dpkg's status file."""
+    if found := re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release):
+        return f"{found[1]}.{found[2]}"
+    begin = packages.find("Package: nvidia-l4t-core\n")
+    stanza = packages[begin:].split("\n\n", 1)[0] if begin >= 0 else ""
+    found = re.search(r"^Version: (\d+\.\d+\.\d+)", stanza, re.MULTILINE)
+    return found[1] if found else ""
 
 
-def _cpu_flags(cpuinfo: str) -> set[str]:
+def cpu_flags(cpuinfo: str) -> set[str]:
+    """What the processor can do, from /proc/cpuinfo of x86 or ARM."""
     found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo, re.MULTILINE)
     return set(found[1].split()) if found else set()
 
 
-def _limits_memory(cgroups: str) -> bool:
+def limits_memory(cgroups: str) -> bool:
     """Whether the memory controller is on: the last column of its line in /proc/cgroups."""
     found = re.search(r"^memory\s.*\s([01])$", cgroups, re.MULTILINE)
     return found is None or found[1] == "1"
@@ -308,12 +310,22 @@ def _fsync_s(folder: Path) -> float:
 
 
 def _worn_percent(folder: Path) -> int | None:
-    """Wear of the eMMC or card below a folder: JEDEC eMMC 5.1, DEVICE_LIFE_TIME_EST, in steps of 10 %."""
+    """Wear of the eMMC or card below a folder."""
     number = folder.stat().st_dev
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError):
         block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
-        for disk in (block, block.parent):
-            if (disk / "device" / "life_time").is_file():
-                steps = [int(word, 16) for word in (disk / "device" / "life_time").read_text().split()]
-                return max(steps) * 10 or None  # 0: not told
+        return next((worn for disk in (block, block.parent) if (worn := life_used_percent(disk)) is not None), None)
     return None
+
+
+def life_used_percent(disk: Path) -> int | None:
+    """The larger of a disk's two estimates (JEDEC eMMC 5.1, DEVICE_LIFE_TIME_EST_TYP_A and _B: steps of 10 %); None: not told.
+
+    Args:
+        disk: its folder in /sys/block.
+    """
+    try:
+        steps = [int(word, 16) for word in (disk / "device" / "life_time").read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return None
+    return max(steps, default=0) * 10 or None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 UNIT = "covey-edge.service"
 SECRETS = ("mqtt_key", "mqtt_password_file")  # keys whose files the service's user need not be able to read
 CREDENTIALS_SINCE = 247  # LoadCredential=
+_SLOWER_SINCE = 254  # RestartSteps=
 STATE = "/var/lib/covey"
 
 _PATHS = ("state", "bundle", "trusted_root", "mqtt_ca", "mqtt_cert", "mqtt_key", "mqtt_password_file")
@@ -108,6 +109,7 @@ def unit_text(plan: Plan) -> str:
         f"WatchdogSec={_WATCHDOG_S}",
         "Restart=always",
         "RestartSec=5",
+        *(["RestartSteps=5", "RestartMaxDelaySec=60"] if plan.systemd >= _SLOWER_SINCE else []),
         "KillMode=mixed",
         *_environment(plan),
         *_folders(plan),

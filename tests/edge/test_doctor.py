@@ -17,7 +17,7 @@ from covey.certificates import Certificate
 from covey.credentials import Credentials
 from edge.check_mqtt import check_mqtt
 from edge.doctor import Clock, Disk, Facts, Line, Machine, Model, Root, Secured, judge
-from edge.doctor_probe import look_at_disk, look_at_root
+from edge.doctor_probe import cpu_flags, l4t_release, life_used_percent, limits_memory, look_at_disk, look_at_root
 from edge.doctor_sources import look_at
 from edge_bundles import make_bundle
 from secured import mosquitto_password, mosquitto_tls, write_secret
@@ -129,6 +129,33 @@ def test_the_disk_is_looked_at_without_leaving_a_trace(tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         assert look_at_disk(str(state), 1 << 20).locked
     assert sorted(one.name for one in state.iterdir()) == ["lock"]
+
+
+def test_a_jetson_is_known_by_its_release_file_or_its_package():
+    file = "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64, DATE: Tue Aug  1 2023\n"
+    assert l4t_release(file, "") == "35.4.1"
+    packages = "Package: bash\nVersion: 5.1.16-1\n\nPackage: nvidia-l4t-core\nStatus: ok\nVersion: 36.3.0-20240506102626\n\nPackage: z\n"
+    assert l4t_release("", packages) == "36.3.0"
+    assert l4t_release("", "Package: bash\nVersion: 5.1.16-1\n") == ""
+
+
+def test_processors_and_kernels_are_read_as_they_write():
+    assert {"asimddp", "fp"} <= cpu_flags("processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd0b\n")
+    assert "avx2" in cpu_flags("model name\t: x\nflags\t\t: fpu avx2\n")
+    head = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
+    assert not limits_memory(f"{head}memory\t0\t70\t0\npids\t0\t70\t1\n")  # Raspberry Pi OS as it comes
+    assert limits_memory(f"{head}memory\t0\t70\t1\npids\t0\t70\t0\n")
+    assert limits_memory("")
+
+
+@pytest.mark.parametrize(
+    ("told", "percent"), [("0x01 0x02\n", 20), ("0x0b 0x01\n", 110), ("0x00 0x00\n", None), ("?", None)]
+)
+def test_a_cards_wear_is_the_worse_of_its_two_estimates(tmp_path, told, percent):
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "life_time").write_text(told)
+    assert life_used_percent(tmp_path) == percent
+    assert life_used_percent(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(

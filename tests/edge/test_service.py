@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from covey.config import explain
 from edge.cli import app
 from edge.config import AgentConfig
-from edge.config_text import comments, to_toml
+from edge.config_text import comments, to_toml, toml_value
 from edge.notify import Notifier
 from edge.unit import Plan, absolute, modules_text, quoted, sysusers_text, tmpfiles_text, unit_text
 from servers import absent
@@ -107,6 +107,13 @@ def test_a_state_folder_elsewhere_is_made_and_may_be_written():
 
 def test_the_stop_waits_longer_than_the_flush():
     assert int(value(lines(flush_s=60.0), "TimeoutStopSec")) > 60
+
+
+def test_it_never_gives_up_and_takes_its_time_where_systemd_can():
+    for systemd, steps in ((252, []), (254, "5")):
+        text = lines(systemd=systemd)
+        assert (value(text, "Restart"), value(text, "StartLimitIntervalSec")) == ("always", "0")
+        assert value(text, "RestartSteps") == steps
 
 
 def test_a_user_that_was_there_is_not_made():
@@ -341,3 +348,10 @@ def test_this_shells_variables_do_not_bend_what_stands_in_the_kept_file(tmp_path
     monkeypatch.setenv("COVEY_EDGE_FLUSH_S", "90")
     assert install(tmp_path).exit_code == 0
     assert value((tmp_path / UNIT).read_text().splitlines(), "TimeoutStopSec") == "55"
+
+
+def test_tables_by_name_are_written_so_that_they_are_read_again():
+    links = {"wwan0": {"metered": True, "cap": None}, "*": {"bytes_per_hour": 5}}
+    assert tomllib.loads(f"links = {toml_value(links)}") == {
+        "links": {"wwan0": {"metered": True}, "*": {"bytes_per_hour": 5}}
+    }

@@ -57,6 +57,7 @@ def test_the_service_runs_in_its_sandbox_comes_back_after_kill_9_and_is_removed_
     with Mosquitto(tmp_path / "broker", broker, port), Cloud(port) as cloud:
         room.run("sh", "-c", f"cd /home/pilot && exec {' '.join(COVEY)} install --config edge.toml")
         wait_for(lambda: cloud.data("summary"), 60, "a summary of the service")
+        wait_for(lambda: room.show(UNIT, "ActiveState") == "active", 30, "readiness, told to systemd")
         pids = room.pids(UNIT)
         said = status_of(pids[0])
         assert said["Uid"][0] != "0"
@@ -69,6 +70,12 @@ def test_the_service_runs_in_its_sandbox_comes_back_after_kill_9_and_is_removed_
         assert os.access(f"{inside}/etc/covey/edge.toml", os.R_OK)
         state = room.path("/var/lib/covey")
         assert (state.stat().st_mode & 0o777, state.stat().st_uid) == (0o700, int(said["Uid"][0]))
+        examined = json.loads(room.run(*COVEY, "doctor", "--json").stdout)  # of /etc/covey/edge.toml, as root
+        found = {one["name"]: one for one in examined["checks"]}
+        assert (examined["ok"], found["broker mqtt"]["state"], found["model"]["state"]) == (True, "ok", "ok"), examined
+        assert "an agent runs on it" in found["state"]["detail"]
+        assert json.loads(room.run(*COVEY, "status", "--state", "/var/lib/covey", "--json").stdout)["device"] == device
+        assert room.pids(UNIT)[0] == pids[0]
         events = len(cloud.events)
 
         os.kill(pids[0], signal.SIGKILL)
