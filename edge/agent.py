@@ -103,7 +103,7 @@ class Agent:
             self._log,
         )  # fmt: skip
         self._player.columns = model.manifest.inputs.channels
-        self._ring = Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log)
+        self._ring = self._opened_ring(model)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
         self._keeper = Keeper()
         stack.callback(self._keeper.close)
@@ -115,6 +115,11 @@ class Agent:
         self.voice.say("start", f"runtime {model.runtime} {model.provider}".strip())
 
     # -- models ---------------------------------------------------------------------------------------------------
+
+    def _opened_ring(self, model: Loaded) -> Ring:
+        config = self._config
+        budget = config.ring_flash_bytes_per_day
+        return Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log, budget)
 
     def _calibrate(self, *, wait: bool = False) -> None:
         """Calibrate the active model when the ring has windows enough, and again later when that failed."""
@@ -199,7 +204,7 @@ class Agent:
         if not fits(self._ring_path, model.manifest.inputs):
             self._keeper.wait()  # it writes to the old one
             self._ring.close()
-            self._ring = Ring(self._ring_path, model.manifest.inputs, self._config.ring_windows, self._log)
+            self._ring = self._opened_ring(model)
         self._calibrate(wait=True)
 
     def _go_back(self, error: BundleError) -> None:

@@ -43,6 +43,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     learn: bool = True  # normal windows of the sources go to the ring
     quarantine_windows: Annotated[int, Meta(ge=0)] = 240  # without an alarm behind a window before the ring takes it
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
+    ring_flash_bytes_per_day: Annotated[int, Meta(ge=0)] = 0  # written to the ring, at most; 0: no limit
 
     summary_interval_s: Seconds = 30.0
     idle_summary_interval_s: Seconds = 60.0  # while nothing is scored and nothing changes
