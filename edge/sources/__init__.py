@@ -98,9 +98,21 @@ class Source(Protocol):
 
     columns: Sequence[str] | None
     extras: Sequence[str]
-    vehicle: Vehicle
-    counts: dict[str, int]
-    problem: str
+
+    @property
+    def vehicle(self) -> Vehicle:
+        """What it knows of the vehicle."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See above."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """See above."""
+        ...
 
     @property
     def done(self) -> bool:
@@ -109,7 +121,7 @@ class Source(Protocol):
 
     @property
     def playing(self) -> bool:
-        """A stretch has begun and not ended."""
+        """A stretch has begun and not ended, and the vehicle is not known to be disarmed."""
         ...
 
     def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End | Missing]:
