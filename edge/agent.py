@@ -27,7 +27,7 @@ from edge.notify import Notifier
 from edge.quarantine import Quarantine
 from edge.road import Road
 from edge.sources import Begin, End, Missing, Samples, joined
-from edge.sources.player import Player
+from edge.sources.open import is_live, open_source
 from edge.state import state_folder, updater
 from edge.status import Flight, Tally
 from edge.trial import Trial
@@ -77,8 +77,6 @@ class Agent:
         """Open everything, commission, calibrate; the stack closes it."""
         self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
         self._state = state_folder(config, stack)
-        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start, repeat=config.repeat)
-        self._player.extras = (_BATTERY,)
         self._tally = Tally()
         self._next_status_s = 0.0
         self._tried_windows = 0
@@ -98,11 +96,24 @@ class Agent:
         self._quarantine = Quarantine(config.quarantine_windows)
         slot, model = first_model(config, self._slots, self._trial, self._installer)
         self._core = AgentCore(config.device, model)
+        self._source = open_source(
+            config.sources,
+            rate_hz=model.manifest.inputs.rate_hz,
+            speed=config.speed,
+            gap_s=config.gap_s,
+            clock_start_s=config.clock_start,
+            repeat=config.repeat,
+            hold_s=config.hold_reading_s,
+            channel_map=config.source_channels,
+        )
+        stack.callback(self._source.close)
+        self._source.extras = (_BATTERY,)
+        self._replay = config.speed == 0 and not any(map(is_live, config.sources))
+        self._trouble = ""
         self.voice = Voice(
-            config, self._state, self._core, slot, self._road, self._tally, self._installer, self._player.vehicle,
-            self._log,
-        )  # fmt: skip
-        self._player.columns = model.manifest.inputs.channels
+            config, self._state, self._core, slot, self._road, self._tally, self._installer, self._source, self._log
+        )
+        self._source.columns = model.manifest.inputs.channels
         self._ring = self._opened_ring(model)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
         self._keeper = Keeper()
@@ -130,7 +141,7 @@ class Agent:
         self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
         self._calibrating = True
         self._keeper.do(lambda: self._calibrated(model))
-        if wait or self._config.speed == 0:  # a replay has no time of its own that would go on meanwhile
+        if wait or self._replay:  # it has no time of its own that would go on meanwhile
             self._keeper.wait()
             self._kept()
 
@@ -163,7 +174,7 @@ class Agent:
             self._core.watch(ready)
         if ready is None:
             return
-        verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
+        verdict = self._installer.judge(self._core.shadow, flying=self._source.playing)
         if verdict is None or self._calibrating or (verdict and self._held(fetching=False)):
             return
         if verdict:
@@ -174,12 +185,12 @@ class Agent:
 
     def _held(self, *, fetching: bool) -> str:
         """Why no release is fetched or swapped, and nothing trained, now; empty: nothing holds it up."""
-        volts = self._player.vehicle.battery_v
+        volts = self._source.vehicle.battery_v
         about = About(
-            armed=bool(self._player.vehicle.armed),
-            airborne=self._core.airborne and (self._player.playing or not fetching),
+            armed=bool(self._source.vehicle.armed),
+            airborne=self._core.airborne and (self._source.playing or not fetching),
             battery_v=self._tally.battery_v if volts is None else volts,
-            battery_share=self._player.vehicle.battery_share,
+            battery_share=self._source.vehicle.battery_share,
             metered=fetching and self._road.view.metered,
         )
         return held(about, self._config)
@@ -200,7 +211,7 @@ class Agent:
         self._quarantine.drop()
         self.voice.slot, self._tried_windows = slot, 0
         self.voice.alarms(self._core.swap(model))
-        self._player.columns = model.manifest.inputs.channels
+        self._source.columns = model.manifest.inputs.channels
         if not fits(self._ring_path, model.manifest.inputs):
             self._keeper.wait()  # it writes to the old one
             self._ring.close()
@@ -232,8 +243,8 @@ class Agent:
             self._installer.step(now_s, self._held(fetching=True))
             scored = self._play(now_s)
             self._advance_release()
-            self.voice.phase = "flying" if self._player.playing or not self._player.done else "idle"
-            if self._player.done and self._config.sources:
+            self.voice.phase = "flying" if self._source.playing or not self._source.done else "idle"
+            if self._source.done and self._config.sources:
                 self.voice.phase = "done"
                 if self._config.exit_when_done:
                     return
@@ -242,7 +253,7 @@ class Agent:
                 self.voice.write_status(self._ring.windows, self._held(fetching=False))
                 notifier.status(self.voice.words)
                 self._next_status_s = now_s + _STATUS_S
-            if not (scored and self._config.speed == 0):
+            if not (scored and self._replay):
                 self._stop.wait(_TURN_S)
 
     def finish(self) -> None:
@@ -259,6 +270,9 @@ class Agent:
 
     def _play(self, now_s: float) -> bool:
         items = self._due(now_s)
+        if self._source.problem != self._trouble:
+            self._trouble = self._source.problem
+            self._log.warning("source: %s", self._trouble or "works again")
         for item in items:
             if isinstance(item, Begin):
                 self._begin(item)
@@ -284,12 +298,12 @@ class Agent:
 
     def _due(self, now_s: float) -> list[Begin | Samples | End | Missing]:
         """What the source has; behind, as many portions as there are, joined so that they are scored as one batch."""
-        items = self._player.take(now_s, time.time())
+        items = self._source.take(now_s, time.time())
         more = items
-        for _ in range(_CATCH_UP if self._config.speed else 0):
+        for _ in range(0 if self._replay else _CATCH_UP):
             if not (more and isinstance(more[-1], Samples)):
                 break
-            more = self._player.take(now_s, time.time())
+            more = self._source.take(now_s, time.time())
             items = joined(items, more)
         return items
 
@@ -330,7 +344,7 @@ class Agent:
                     ring.append(window)
 
             self._keeper.do(append)
-            if self._config.speed == 0:
+            if self._replay:
                 self._keeper.wait()
 
     def _take(self, wanted: wire.Desired | wire.Command) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +109,9 @@ def sources(
     as_json: AsJson = False,
 ) -> None:
     """Show what a source offers: every channel, its readings a second and its last value; exit 1 when nothing comes."""
-    found = import_module("edge.sources.open").describe(source, seconds)
+    from edge.sources.open import describe
+
+    found = describe(source, seconds)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

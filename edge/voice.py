@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge.install import Installer
     from edge.models.slots import Slot
     from edge.road import Road
-    from edge.sources import Vehicle
+    from edge.sources import Source
     from edge.status import Tally
 
 Phase = Literal["commissioning", "flying", "done", "idle"]
@@ -49,12 +49,12 @@ class Voice:
         road: Road,
         tally: Tally,
         installer: Installer,
-        vehicle: Vehicle,
+        source: Source,
         log: logging.Logger,
     ) -> None:
         self.slot, self.phase, self.interval_s = slot, "commissioning", config.summary_interval_s
         self._config, self._core, self._road, self._tally, self._installer = config, core, road, tally, installer
-        self._vehicle, self._log = vehicle, log
+        self._source, self._log = source, log
         self._path = state / "status.json"
         self._memory = status_in_memory(self._path)
         self._next_s = self._next_idle_s = time.monotonic() + self.interval_s
@@ -99,7 +99,7 @@ class Voice:
         core = self._core
         health = report.health(self._tally, self._road.view, self._installer)
         name = Path(flight).name[:256] or core.flight_name
-        where = self._vehicle.position if self._config.share_position else None
+        where = self._source.vehicle.position if self._config.share_position else None
         place = None if where is None else wire.Position(*where)
         data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name, place)
         self._road.put("summary", data)
@@ -117,6 +117,7 @@ class Voice:
         """status.json: for people and supervisors, and for the learner, which asks whether it may learn."""
         status = report.status(self._core, self._tally, self._road.view, self._installer)
         status |= {"may_learn": held or "yes", "device": self._config.device, "state": self.phase}
+        status |= {"source": {"problem": self._source.problem, "counts": dict(self._source.counts)}}
         write_status(self._memory, status | {"ring_windows": ring_windows})
 
     def close(self) -> None:

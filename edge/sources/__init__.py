@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -98,9 +97,21 @@ class Source(Protocol):
 
     columns: Sequence[str] | None
     extras: Sequence[str]
-    vehicle: Vehicle
-    counts: dict[str, int]
-    problem: str
+
+    @property
+    def vehicle(self) -> Vehicle:
+        """What it knows of the vehicle."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """See above."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """See above."""
+        ...
 
     @property
     def done(self) -> bool:
@@ -109,7 +120,7 @@ class Source(Protocol):
 
     @property
     def playing(self) -> bool:
-        """A stretch has begun and not ended."""
+        """A stretch has begun and not ended, and the vehicle is not known to be disarmed."""
         ...
 
     def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End | Missing]:
@@ -125,6 +136,8 @@ def joined(
     items: list[Begin | Samples | End | Missing], more: list[Begin | Samples | End | Missing]
 ) -> list[Begin | Samples | End | Missing]:
     """Both in order, with samples that follow each other as one portion."""
+    import numpy as np  # configuration and help import this file, and are light
+
     out = list(items)
     for item in more:
         before = out[-1] if out else None

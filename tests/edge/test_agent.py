@@ -424,3 +424,32 @@ def test_the_service_manager_is_told_of_readiness_life_and_the_end(tmp_path, mos
             pass
     assert said[0].startswith("EXTEND_TIMEOUT_USEC=")
     assert "STATUS=release 1 on litert" in said[-1]
+
+
+def test_json_lines_on_standard_input_are_scored_as_they_come(tmp_path, mosquitto, files):
+    import subprocess
+    import sys
+    import time
+
+    device = unique("d")
+    code = "from edge.cli import app\napp()"
+    words = ["run", "--device", device, "--mqtt", f"127.0.0.1:{mosquitto.port}", "--state", str(tmp_path / device)]
+    words += [*options(files), "--source", "stdin:", "--exit-when-done"]
+    with Cloud(mosquitto.port) as cloud:
+        agent = subprocess.Popen([sys.executable, "-c", code, *words], stdin=subprocess.PIPE)
+        try:
+            assert agent.stdin is not None
+            began_s = time.time()
+            for n in range(40):  # its own clock, one reading a second: forty seconds are said in a moment
+                line = {"t": began_s - 40 + n, "ax": n % 7 / 7, "ay": n % 5 / 5}
+                agent.stdin.write((json.dumps(line) + "\n").encode())
+                agent.stdin.flush()
+            agent.stdin.close()
+            assert agent.wait(60) == 0
+        finally:
+            agent.kill()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert status["windows"] in {9, 10}  # 40 s in windows of 4 s; the last one may lack its last sample
+        assert status["source"]["counts"].get("bad", 0) == 0
+        assert status["outbox"]["pending"] == 0
+        assert [one.kind for one in cloud.data("status")] == ["start", "stop"]
