@@ -165,6 +165,7 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     spread: list[Positive]  # D
     thresholds: dict[str, Positive]  # per runtime
     reference: dict[str, list[list[int]]]  # per runtime: sketch
+    still: list[Annotated[float, Meta(ge=0, le=1)]] = []  # C: share of normal windows in which a channel stands still
 
 
 @dataclass(frozen=True)

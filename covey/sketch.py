@@ -83,6 +83,11 @@ class Sketch:
             seen += self.bins[index]
             if seen > rank:
                 break
+        return self.value_of(index)
+
+    @staticmethod
+    def value_of(index: int) -> float:
+        """The estimate for every value of a bin."""
         return 2 * GAMMA**index / (GAMMA + 1)
 
     def to_wire(self) -> list[list[int]]:

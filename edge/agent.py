@@ -1,7 +1,8 @@
-"""The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in. One loop, one thread.
+"""The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in.
 
-It wires and decides what depends on several parts: when to calibrate, when to summarise, when a new release may take over,
-when it is taken back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
+Outbox and link are on a thread of their own, the ring's writes on another: a window never waits for disk or network (a swap of
+models, on the ground, does). It wires and decides what depends on several parts: when to calibrate, when a new release may take over, when it is taken
+back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
 everything that was said on disk and, if the cloud is there, acknowledged.
 """
 
@@ -11,27 +12,26 @@ import logging
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from covey import wire
-from covey.bundle import read_bundle
-from covey.errors import BundleError, ConfigError, DataError, UpdateError
-from edge import report
+from covey.errors import BundleError, DataError, UpdateError
+from edge.boot import first_model, open_slot, opened_uplink
 from edge.commission import Ring, calibrated, fits
-from edge.core import AgentCore, Kept, Loaded, Output, Raised
+from edge.core import AgentCore, Kept, Loaded, Output
+from edge.holding import About, held
 from edge.install import Installer
-from edge.link import Link, read_password, tls_context
-from edge.loading import choose_runtime, open_model
-from edge.models.check import check_golden, check_in_subprocess
+from edge.keeper import Keeper
 from edge.models.slots import Slot, Slots
-from edge.outbox import Outbox
+from edge.notify import Notifier
 from edge.quarantine import Quarantine
-from edge.resend import SendWindow
-from edge.sources.player import Begin, End, Player
+from edge.road import Road
+from edge.sources import Begin, End, Missing, Samples, joined
+from edge.sources.open import is_live, open_source
 from edge.state import state_folder, updater
-from edge.status import Flight, Tally, write_status
+from edge.status import Flight, Tally
 from edge.trial import Trial
-from edge.uplink import Uplink
+from edge.voice import Voice
 
 if TYPE_CHECKING:
     import threading
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
+_START_S = 600.0
+_CATCH_UP = 32  # portions of the source in one turn, at most
 _BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
 
 
@@ -52,28 +54,31 @@ def run(config: AgentConfig, stop: threading.Event) -> None:
         CoveyError: a file, a bundle or a runtime that cannot be used at all.
     """
     with ExitStack() as stack:
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        notifier.extend(_START_S)  # commissioning reads whole flights
         agent = Agent(config, stop, stack)
+        notifier.ready(agent.voice.words)
         try:
-            agent.loop()
+            agent.loop(notifier)
         finally:
+            notifier.stopping("what was said is brought to safety")
             agent.finish()
 
 
 class Agent:
-    """One device's agent."""
+    """One device's agent.
+
+    Attributes:
+        voice: what it says.
+    """
 
     def __init__(self, config: AgentConfig, stop: threading.Event, stack: ExitStack) -> None:
         """Open everything, commission, calibrate; the stack closes it."""
         self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
         self._state = state_folder(config, stack)
-        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start, repeat=config.repeat)
-        self._player.extras = (_BATTERY,)
         self._tally = Tally()
-        self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
-        self._started_s = self._next_status_s = 0.0
-        self._interval_s = config.summary_interval_s
-        self._next_summary_s = self._next_idle_s = time.monotonic() + self._interval_s
-        self._told: wire.Reported | None = None
+        self._next_status_s = 0.0
         self._tried_windows = 0
         self._watched: Loaded | None = None
         self._battery_column: int | None = None
@@ -84,91 +89,83 @@ class Agent:
         self._ring_path = self._state / "ring.bin"
         self._installer = Installer(config, self._slots, updater(config, self._state), self._ring_path, self._log)
         stack.callback(self._installer.close)
-        outbox = stack.enter_context(Outbox(self._state / "outbox.db", config.device, config.outbox_bytes))
-        link = Link(
-            config.device,
-            config.host,
-            config.port,
-            self._log,
-            tls=tls_context(config.mqtt_ca, config.mqtt_cert, config.mqtt_key),
-            user=config.mqtt_user,
-            password=read_password(config.mqtt_password_file),
-        )
-        stack.callback(link.close)
-        window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
-        self._up = Uplink(outbox, link, window, self._log)
+        self._road = Road(lambda: opened_uplink(config, self._state, self._log))
+        stack.callback(self._road.close)
 
         self._trial = Trial(self._state / "trial.json")
         self._quarantine = Quarantine(config.quarantine_windows)
-        self._slot, model = self._first_model()
+        slot, model = first_model(config, self._slots, self._trial, self._installer)
         self._core = AgentCore(config.device, model)
-        self._player.columns = model.manifest.inputs.channels
-        self._ring = Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log)
+        self._source = open_source(
+            config.sources,
+            rate_hz=model.manifest.inputs.rate_hz,
+            speed=config.speed,
+            gap_s=config.gap_s,
+            clock_start_s=config.clock_start,
+            repeat=config.repeat,
+            hold_s=config.hold_reading_s,
+            channel_map=config.source_channels,
+        )
+        stack.callback(self._source.close)
+        self._source.extras = (_BATTERY,)
+        self._replay = config.speed == 0 and not any(map(is_live, config.sources))
+        self._trouble = ""
+        self.voice = Voice(
+            config, self._state, self._core, slot, self._road, self._tally, self._installer, self._source, self._log
+        )
+        self._source.columns = model.manifest.inputs.channels
+        self._ring = self._opened_ring(model)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
-        self._write_status()
+        self._keeper = Keeper()
+        stack.callback(self._keeper.close)
+        self._calibrating = False
+        self.voice.write_status(self._ring.windows, self._held(fetching=False))
         if self._ring.windows == 0 and (config.commission or config.commission_fitted):
             self._ring.commission(config.commission, config.commission_fitted, stop, self._log)
-        self._calibrate()
-        self._say("start", f"runtime {model.runtime} {model.provider}".strip())
+        self._calibrate(wait=True)
+        self.voice.say("start", f"runtime {model.runtime} {model.provider}".strip())
 
     # -- models ---------------------------------------------------------------------------------------------------
 
-    def _first_model(self) -> tuple[Slot, Loaded]:
-        slot = self._slots.active
-        if slot is None:
-            slot = self._install_first()
-        back = ""
-        if self._trial.failed(slot.release, slot.bundle.digest):
-            back = "died before its first windows were over"
-        try:
-            if not back:
-                self._trial.enter()
-                model = self._open(slot)
-                self._trial.leave()
-                return slot, model
-        except BundleError as error:
-            if self._slots.previous is None:
-                raise
-            back = str(error)
-        older = self._slots.go_back(back)
-        self._trial.end()
-        if older is None:
-            raise UpdateError(f"release {slot.release}: {back}; there is no release to go back to")
-        self._installer.gone_back(slot.release, slot.bundle.digest, back)
-        return older, self._open(older)
-
-    def _install_first(self) -> Slot:
+    def _opened_ring(self, model: Loaded) -> Ring:
         config = self._config
-        if not config.bundle:
-            raise ConfigError(f"bundle: a bundle expected, {self._state} holds no release yet")
-        path = Path(config.bundle)
-        runtime = choose_runtime(read_bundle(path), config.runtimes)
-        check_in_subprocess(path, runtime, config.check_timeout_s, config.check_memory_bytes)
-        return self._slots.activate(self._slots.put(path, config.bundle_release, None).name)
+        budget = config.ring_flash_bytes_per_day
+        return Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log, budget)
 
-    def _open(self, slot: Slot) -> Loaded:
-        runtime = choose_runtime(slot.bundle, self._config.runtimes)
-        model = open_model(slot.bundle, slot.release, runtime, slot.calibration)
-        check_golden(slot.bundle, runtime, model.network)
-        return model
-
-    def _calibrate(self) -> None:
+    def _calibrate(self, *, wait: bool = False) -> None:
         """Calibrate the active model when the ring has windows enough, and again later when that failed."""
         model = self._core.model
         least = max(model.manifest.scoring.commission_windows, self._tried_windows)
-        if not self._core.learning or self._ring.windows < least:
+        if not self._core.learning or self._calibrating or self._ring.windows < least:
             return
         self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
+        self._calibrating = True
+        self._keeper.do(lambda: self._calibrated(model))
+        if wait or self._replay:  # it has no time of its own that would go on meanwhile
+            self._keeper.wait()
+            self._kept()
+
+    def _calibrated(self, model: Loaded) -> tuple[Loaded, Slot | None]:
+        """On the keeper's thread."""
         try:
             done = calibrated(model, self._ring_path)
-            if done.calibration is None:
-                return
-            self._slot = self._slots.calibrate(done.calibration)
+            if done.calibration is not None:
+                return done, self._slots.calibrate(done.calibration)
         except (DataError, UpdateError) as error:
             self._log.warning("calibration: %s", error)
-            return
-        self._log.info("calibrated on %d windows", done.calibration.windows)
-        self._emit(self._core.swap(done))
+        return model, None
+
+    def _kept(self) -> None:
+        """Take what the keeper has done."""
+        for answer in self._keeper.take():
+            if not isinstance(answer, tuple):
+                continue
+            self._calibrating = False
+            done, slot = answer
+            if slot is not None and done.digest == self._core.model.digest and self._core.learning:
+                self.voice.slot = slot
+                self._log.info("calibrated on %d windows", done.calibration.windows)
+                self.voice.alarms(self._core.swap(done))
 
     def _advance_release(self) -> None:
         ready = self._installer.ready
@@ -177,96 +174,115 @@ class Agent:
             self._core.watch(ready)
         if ready is None:
             return
-        verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
-        if verdict is None or (verdict and not self._may_swap()):
+        verdict = self._installer.judge(self._core.shadow, flying=self._source.playing)
+        if verdict is None or self._calibrating or (verdict and self._held(fetching=False)):
             return
         if verdict:
             self._swap(ready)
         else:
-            self._say("update", self._installer.reason, ok=False)
-        self._next_summary_s = 0.0
+            self.voice.say("update", self._installer.reason, ok=False)
+        self.voice.soon()
 
-    def _may_swap(self) -> bool:
-        low, volts = self._config.min_battery_v, self._tally.battery_v
-        return not self._core.airborne and (volts is None or volts >= low)
+    def _held(self, *, fetching: bool) -> str:
+        """Why no release is fetched or swapped, and nothing trained, now; empty: nothing holds it up."""
+        volts = self._source.vehicle.battery_v
+        about = About(
+            armed=bool(self._source.vehicle.armed),
+            airborne=self._core.airborne and (self._source.playing or not fetching),
+            battery_v=self._tally.battery_v if volts is None else volts,
+            battery_share=self._source.vehicle.battery_share,
+            metered=fetching and self._road.view.metered,
+        )
+        return held(about, self._config)
 
     def _swap(self, ready: Loaded) -> None:
         try:
             slot = self._slots.activate(self._slots.spare_name)
         except (BundleError, UpdateError) as error:
             self._installer.refuse(str(error))
-            self._say("update", str(error), ok=False)
+            self.voice.say("update", str(error), ok=False)
             return
         self._trial.begin(ready.release, ready.digest, self._config.trial_windows)
         self._installer.swapped()
         self._use(slot, ready)
-        self._say("update", f"release {ready.release} in slot {slot.name}")
+        self.voice.say("update", f"release {ready.release} in slot {slot.name}")
 
     def _use(self, slot: Slot, model: Loaded) -> None:
         self._quarantine.drop()
-        self._slot, self._tried_windows = slot, 0
-        self._emit(self._core.swap(model))
-        self._player.columns = model.manifest.inputs.channels
+        self.voice.slot, self._tried_windows = slot, 0
+        self.voice.alarms(self._core.swap(model))
+        self._source.columns = model.manifest.inputs.channels
         if not fits(self._ring_path, model.manifest.inputs):
+            self._keeper.wait()  # it writes to the old one
             self._ring.close()
-            self._ring = Ring(self._ring_path, model.manifest.inputs, self._config.ring_windows, self._log)
-        self._calibrate()
+            self._ring = self._opened_ring(model)
+        self._calibrate(wait=True)
 
     def _go_back(self, error: BundleError) -> None:
+        self._keeper.wait()  # it may be giving the slot a calibration
         bad = self._core.model
         older = self._slots.go_back(str(error)) if self._trial.on else None
         if older is None:
             raise error
         self._trial.end()
-        self._use(older, self._open(older))
+        self._use(older, open_slot(older, self._config))
         self._installer.gone_back(bad.release, bad.digest, str(error))
-        self._say("update", f"back to release {older.release}: {error}", ok=False)
-        self._next_summary_s = 0.0
+        self.voice.say("update", f"back to release {older.release}: {error}", ok=False)
+        self.voice.soon()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def loop(self) -> None:
-        """Turn until stopped."""
+    def loop(self, notifier: Notifier) -> None:
+        """Turn until stopped; each turn is a sign of life."""
         while not self._stop.is_set():
+            notifier.alive()
             now_s = time.monotonic()
-            for wanted in self._up.step(now_s):
+            for wanted in self._road.take():
                 self._take(wanted)
-            self._installer.step(now_s)
+            self._kept()
+            self._installer.step(now_s, self._held(fetching=True))
             scored = self._play(now_s)
             self._advance_release()
-            self._phase = "flying" if self._player.playing or not self._player.done else "idle"
-            if self._player.done and self._config.sources:
-                self._phase = "done"
+            self.voice.phase = "flying" if self._source.playing or not self._source.done else "idle"
+            if self._source.done and self._config.sources:
+                self.voice.phase = "done"
                 if self._config.exit_when_done:
                     return
-            if now_s >= self._next_summary_s and self._has_news(now_s):
-                self._summarise()
+            self.voice.turn(now_s)
             if now_s >= self._next_status_s:
-                self._write_status()
+                self.voice.write_status(self._ring.windows, self._held(fetching=False))
+                notifier.status(self.voice.words)
                 self._next_status_s = now_s + _STATUS_S
-            if not (scored and self._config.speed == 0):
+            if not (scored and self._replay):
                 self._stop.wait(_TURN_S)
 
     def finish(self) -> None:
         """End what is open, tell it, and wait for its acknowledgement within `flush_s`."""
-        self._emit(self._core.end_flight())
+        self.voice.alarms(self._core.end_flight())
         self._trial.leave()
         if self._core.summary.windows:
-            self._summarise()
-        self._say("stop", "stopped" if self._stop.is_set() else "everything was played")
-        self._up.flush(self._config.flush_s)
-        self._write_status()
+            self.voice.summarise()
+        self.voice.say("stop", "stopped" if self._stop.is_set() else "everything was played")
+        self._keeper.wait()
+        self._road.flush(self._config.flush_s)
+        self.voice.write_status(self._ring.windows, self._held(fetching=False))
+        self.voice.close()
 
     def _play(self, now_s: float) -> bool:
-        items = self._player.take(now_s, time.time())
+        items = self._due(now_s)
+        if self._source.problem != self._trouble:
+            self._trouble = self._source.problem
+            self._log.warning("source: %s", self._trouble or "works again")
         for item in items:
             if isinstance(item, Begin):
                 self._begin(item)
             elif isinstance(item, End):
-                self._emit(self._core.end_flight())
+                self.voice.alarms(self._core.end_flight())
                 self._keep(self._quarantine.end())
                 self._trial.leave()
-                self._summarise(item.name)
+                self.voice.summarise(item.name)
+            elif isinstance(item, Missing):
+                self._absent(item)
             else:
                 if item.gap:
                     self._core.gap()
@@ -280,17 +296,35 @@ class Agent:
                     self._go_back(error)
         return bool(items)
 
+    def _due(self, now_s: float) -> list[Begin | Samples | End | Missing]:
+        """What the source has; behind, as many portions as there are, joined so that they are scored as one batch."""
+        items = self._source.take(now_s, time.time())
+        more = items
+        for _ in range(0 if self._replay else _CATCH_UP):
+            if not (more and isinstance(more[-1], Samples)):
+                break
+            more = self._source.take(now_s, time.time())
+            items = joined(items, more)
+        return items
+
     def _begin(self, item: Begin) -> None:
         inputs = self._core.model.manifest.inputs
         if abs(item.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
             raise DataError(f"{item.name}: {inputs.rate_hz:g} samples/s expected, {item.rate_hz:g} found")
         self._tally.flights.append(Flight(Path(item.name).name, self._core.model.release))
         self._battery_column = item.channels.index(_BATTERY) if _BATTERY in item.channels else None
-        self._emit(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+        self.voice.alarms(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+
+    def _absent(self, item: Missing) -> None:
+        now_s = time.time()
+        self._log.warning("%s: %s", item.channel, "there again" if item.back else "brings nothing")
+        limit_s = self._config.hold_reading_s
+        self.voice.alarms(self._core.missing(item.channel, item.since_s, now_s, limit_s, back=item.back))
+        self._core.gap()
 
     def _scored(self, output: Output) -> None:
         self._tally.scored(output.windows, output.first_s)
-        self._emit(output.alarms)
+        self.voice.alarms(output.alarms)
         if self._config.learn:
             if self._core.learning:  # without a threshold there is no alarm to wait for
                 self._keep(output.kept)
@@ -302,54 +336,24 @@ class Agent:
         self._calibrate()
 
     def _keep(self, windows: Sequence[Kept]) -> None:
-        for window in windows:
-            self._ring.append(window)
+        if windows:
+            ring = self._ring
 
-    # -- what is said ---------------------------------------------------------------------------------------------
+            def append() -> None:
+                for window in windows:
+                    ring.append(window)
 
-    def _emit(self, raised: Sequence[Raised]) -> None:
-        for alarm, traceparent in raised:
-            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
-            self._tally.alarm(alarm)
-            self._up.put("alarm", alarm, traceparent)
-
-    def _has_news(self, now_s: float) -> bool:
-        return self._core.summary.windows > 0 or now_s >= self._next_idle_s or self._reported() != self._told
-
-    def _summarise(self, flight: str = "") -> None:
-        now_s = time.monotonic()
-        self._next_summary_s = now_s + self._interval_s
-        self._next_idle_s = now_s + max(self._interval_s, self._config.idle_summary_interval_s)
-        self._told = self._reported()
-        dropped = self._up.outbox.dropped()
-        core, outbox = self._core, self._up.outbox
-        health = report.health(self._tally, outbox, self._up.link, self._installer, dropped)
-        name = Path(flight).name[:256] or core.flight_name
-        data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name)
-        self._up.put("summary", data, tells=dropped)
-
-    def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:
-        self._up.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
-
-    def _reported(self) -> wire.Reported:
-        return report.reported(self._core.model, self._slot.name, self._installer)
+            self._keeper.do(append)
+            if self._replay:
+                self._keeper.wait()
 
     def _take(self, wanted: wire.Desired | wire.Command) -> None:
         if isinstance(wanted, wire.Desired):
             self._installer.want(wanted, self._core.model)
-            self._interval_s = wanted.parameters.summary_interval_s or self._config.summary_interval_s
-            self._next_summary_s = min(self._next_summary_s, time.monotonic() + self._interval_s)
-            return
-        if self._up.outbox.answered(wanted.id):  # QoS 1, and a gateway that was killed, bring a command again
+            self.voice.every(wanted.parameters.summary_interval_s or self._config.summary_interval_s)
             return
         in_time = time.time() <= wanted.expires_s
         if in_time and wanted.kind == "summarise":
-            self._summarise()
+            self.voice.summarise()
         detail = wanted.kind if in_time else f"{wanted.kind}: expired"
-        answer = wire.Status("command", self._reported(), detail, wanted.id, in_time)
-        self._up.put("status", answer, answers=wanted.id)
-
-    def _write_status(self) -> None:
-        status = report.status(self._core, self._tally, self._up.outbox, self._up.link, self._installer)
-        status |= {"device": self._config.device, "state": self._phase, "ring_windows": self._ring.windows}
-        write_status(self._state / "status.json", status)
+        self.voice.answer(wanted, detail, ok=in_time)

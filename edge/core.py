@@ -10,7 +10,7 @@ Who owns a core keeps the ring, sends the messages and says what time it is; tho
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,8 +20,10 @@ from covey.bundle import sha256
 from covey.errors import DataError
 from covey.sketch import Sketch
 from covey.telemetry import new_trace
+from edge.alarms import Alarms, Raised, Window, window_bytes
 from edge.scoring.detector import Detector
 from edge.scoring.scorer import Scorer
+from edge.scoring.sensors import SensorWatch, Stuck
 from edge.scoring.summary import SummaryBuilder, wire_score
 from edge.scoring.windows import Cutter
 
@@ -31,11 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from covey.bundle import Calibration, Manifest
-    from edge.scoring.detector import Anomaly
     from edge.scoring.scorer import Network, Scored
     from edge.scoring.windows import Windows
-
-_MAX_SHARES = 16  # of the channels, in an alarm
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,6 @@ class Loaded:
         """Scores of normal windows under this runtime."""
         base = self.calibration if self.calibration is not None else self.manifest.defaults
         return Sketch.from_wire(base.reference[self.runtime])
-
-
-class Raised(NamedTuple):
-    """An alarm and the trace that it begins."""
-
-    alarm: wire.Alarm
-    traceparent: str
 
 
 @dataclass(frozen=True)
@@ -118,13 +110,6 @@ class Shadow:
     problem: str = ""
 
 
-class _Window(NamedTuple):
-    samples: NDArray[np.float32]  # (T, C)
-    start_s: float
-    end_s: float
-    error: NDArray[np.float64]  # (D,)
-
-
 @dataclass
 class _ShadowRun:
     seen: Shadow
@@ -145,14 +130,15 @@ class AgentCore:
 
     def __init__(self, device: str, model: Loaded, new_trace: Callable[[], tuple[str, str]] = new_trace) -> None:
         self.device = device
-        self._new_trace = new_trace
+        self._alarms = Alarms(device, new_trace)
+        self._absent_since: dict[str, tuple[float, float]] = {}  # channel -> since, told (device clock)
+        self._last_window = wire.WindowRef(0.0, 0.0, "")  # that a standing sensor was told of
         self._columns: list[int] | None = None
+        self._all_in_order = False  # the model looks at every column, as they come
         self._channels: tuple[str, ...] = ()
-        self._name = ""
         self._flight = -1  # over the core's life
         self._cutter_flight: int | None = None
         self._index = 0
-        self._open: tuple[str, str, str] | None = None  # alarm id, trace id, traceparent
         self._shadow: _ShadowRun | None = None
         self._use(model)
         self._cutter = Cutter(model.manifest.inputs)
@@ -161,8 +147,13 @@ class AgentCore:
         self.model = model
         self.learning = model.calibration is None
         self._scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
-        self._detector: Detector[_Window] = Detector(model.manifest.scoring)
-        self.summary = SummaryBuilder(model.reference)
+        self._detector: Detector[Window] = Detector(model.manifest.scoring)
+        inputs, scoring = model.manifest.inputs, model.manifest.scoring
+        self._length_s = inputs.window / inputs.rate_hz
+        usual = [] if model.calibration is None else model.calibration.still
+        self._sensors = SensorWatch(usual, inputs.window, inputs.hop, scoring.end_windows)
+        names = [inputs.channels[c] if c >= 0 else "" for c in scoring.channel_of_feature]
+        self.summary = SummaryBuilder(model.reference, names)
 
     @property
     def threshold(self) -> float:
@@ -177,12 +168,12 @@ class AgentCore:
     @property
     def flight_name(self) -> str:
         """Name of the stretch being flown; empty between two."""
-        return self._name
+        return self._alarms.flight
 
     @property
     def open_alarms(self) -> list[str]:
         """Ids of alarms begun and not ended."""
-        return [] if self._open is None else [self._open[0]]
+        return self._alarms.open
 
     @property
     def shadow(self) -> Shadow | None:
@@ -198,7 +189,8 @@ class AgentCore:
         self._channels = tuple(channels)
         columns = _columns(name, self._channels, self.model)
         ended = self.end_flight()
-        self._name, self._columns = name, columns
+        self._alarms.flight, self._columns = name, columns
+        self._all_in_order = columns == list(range(len(self._channels)))
         if self._shadow is not None:
             self._shadow.begin_flight(name, self._channels)
         return ended
@@ -207,7 +199,7 @@ class AgentCore:
         """The stretch is over, or the stream stops; returns the alarms that were open."""
         ended = self._finish()
         self.gap()
-        self._name = ""
+        self._alarms.flight = ""
         return ended
 
     def gap(self) -> None:
@@ -215,6 +207,24 @@ class AgentCore:
         self._cutter.gap()
         if self._shadow is not None and self._shadow.cutter is not None:
             self._shadow.cutter.gap()
+
+    def missing(self, channel: str, since_s: float, now_s: float, limit_s: float, *, back: bool) -> list[Raised]:
+        """A channel that the model looks at brings nothing (any more), or something again: a `sensor` alarm.
+
+        Args:
+            channel: name; one that the model does not look at is nobody's business here.
+            since_s: device clock of its last reading.
+            now_s: device clock.
+            limit_s: silence that counts as missing.
+            back: it is there again.
+        """
+        if channel not in self.model.manifest.inputs.channels or back != self._alarms.is_missing(channel):
+            return []
+        if back:
+            since_s, _ = self._absent_since.pop(channel)
+        else:
+            self._absent_since[channel] = (since_s, now_s)
+        return [self._alarms.absent(channel, since_s, now_s, limit_s, self.model, back=back)]
 
     def push(self, samples: NDArray[np.float32], start_s: float) -> Output:
         """Score what these samples complete.
@@ -225,7 +235,12 @@ class AgentCore:
         """
         if self._columns is None:
             raise DataError("samples came before begin_flight said what they are")
-        windows = self._cutter.push(samples[:, self._columns], start_s)
+        mine = samples if self._all_in_order else samples[:, self._columns]
+        windows = self._cutter.push(mine, start_s)
+        if not len(windows):
+            if self._shadow is not None:
+                self._score_shadow(samples, start_s, windows, [])
+            return Output()
         scored = self._scorer.score(windows)
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
         calm = self._judge(windows, scored, output, keep=True)
@@ -252,7 +267,8 @@ class AgentCore:
             DataError: it looks at a channel that the stretch being flown does not have.
         """
         if self._columns is not None:
-            self._columns = _columns(self._name, self._channels, model)
+            self._columns = _columns(self._alarms.flight, self._channels, model)
+            self._all_in_order = self._columns == list(range(len(self._channels)))
         ended = self._finish()
         if model.manifest.inputs != self.model.manifest.inputs:
             self._cutter = Cutter(model.manifest.inputs)
@@ -270,12 +286,12 @@ class AgentCore:
         same = model.manifest.inputs == self.model.manifest.inputs
         self._shadow = _ShadowRun(Shadow(), model, scorer, None if same else Cutter(model.manifest.inputs))
         if self._columns is not None:
-            self._shadow.begin_flight(self._name, self._channels)
+            self._shadow.begin_flight(self._alarms.flight, self._channels)
 
     def _judge(self, windows: Windows, scored: Scored, output: Output, *, keep: bool) -> list[bool]:
         """Each window in turn; returns which are normal."""
-        inputs = self.model.manifest.inputs
-        length_s = inputs.window / inputs.rate_hz
+        length_s, model, scorer = self._length_s, self.model, self._scorer
+        standing = self._stuck(windows, output)
         calm: list[bool] = []
         rows = zip(windows.start_s.tolist(), windows.flight.tolist(), scored.score.tolist(), strict=True)
         for i, (start_s, flight, raw_score) in enumerate(rows):
@@ -286,16 +302,16 @@ class AgentCore:
             score = wire_score(raw_score)
             normal, alarmed = True, False
             if not self.learning:
-                window = _Window(windows.samples[i], start_s, end_s, scored.error[i])
+                window = Window(windows.samples[i], start_s, end_s, scored.error[i], scored.z[i])
                 step = self._detector.push(score, self._scorer.threshold, flight, window)
                 if step.ended is not None:
-                    output.alarms.append(self._alarm("end", step.ended))
+                    output.alarms.append(self._alarms.anomaly("end", step.ended, model, scorer))
                 if step.began is not None:
-                    output.alarms.append(self._alarm("begin", step.began))
-                normal, alarmed = not (step.anomalous or step.alarmed), step.alarmed
+                    output.alarms.append(self._alarms.anomaly("begin", step.began, model, scorer))
+                normal, alarmed = not (step.anomalous or step.alarmed or i in standing), step.alarmed
             self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
-            if keep and normal and np.isfinite(windows.samples[i]).all():
-                output.kept.append(Kept(_bytes(windows.samples[i]), start_s, self._index, self._flight))
+            if keep and normal and np.count_nonzero(np.isfinite(windows.samples[i])) == windows.samples[i].size:
+                output.kept.append(Kept(window_bytes(windows.samples[i]), start_s, self._index, self._flight))
             self._index += 1
             calm.append(normal)
         return calm
@@ -314,40 +330,29 @@ class AgentCore:
             seen.calm += normal
             seen.above += normal and not score <= shadow.scorer.threshold
 
+    def _stuck(self, windows: Windows, output: Output) -> set[int]:
+        """Tell what stands still or moves again; returns the windows in which a channel stood still for too long."""
+        for told in self._sensors.push(windows.samples, windows.flight):
+            start_s = float(windows.start_s[told.window])
+            samples = windows.samples[told.window]
+            ref = wire.WindowRef(start_s, start_s + self._length_s, sha256(window_bytes(samples)))
+            sure = self._sensors.confidence(told.channel, told.windows)
+            name, value = self.model.manifest.inputs.channels[told.channel], float(samples[-1, told.channel])
+            output.alarms.append(self._alarms.stuck(name, told, sure, ref, value, self.model))
+            self._last_window = ref
+        return set(range(len(windows))) if self._sensors.open else set()
+
     def _finish(self) -> list[Raised]:
         ended = self._detector.finish()
-        return [] if ended is None else [self._alarm("end", ended)]
-
-    def _alarm(self, state: str, anomaly: Anomaly[_Window]) -> Raised:
-        begins = state == "begin"
-        if begins or self._open is None:
-            trace_id, traceparent = self._new_trace()
-            self._open = (f"{self.device}-{trace_id[:16]}", trace_id, traceparent)
-        alarm_id, trace_id, traceparent = self._open
-        window = anomaly.raised if begins else anomaly.last
-        shares, top = self._scorer.attribute(np.nan_to_num(window.error))
-        model = self.model
-        alarm = wire.Alarm(
-            alarm_id=alarm_id,
-            state="begin" if begins else "end",
-            window=wire.WindowRef(window.start_s, window.end_s, sha256(_bytes(window.samples))),
-            windows=anomaly.windows,
-            release=model.release,
-            digest=model.digest,
-            calibration=model.calibration_digest,
-            runtime=model.runtime,
-            score=anomaly.score,
-            peak_score=anomaly.peak_score,
-            threshold=self.threshold,
-            confidence=self._scorer.confidence(anomaly.score),
-            top_channel=top,
-            attribution=[wire.Share(name, share) for name, share in shares[:_MAX_SHARES]],
-            trace_id=trace_id,
-            flight=self._name,
-        )
-        if not begins:
-            self._open = None
-        return Raised(alarm, traceparent)
+        out = [] if ended is None else [self._alarms.anomaly("end", ended, self.model, self._scorer)]
+        for channel in self._sensors.finish():
+            name, limit = self.model.manifest.inputs.channels[channel], self._sensors.limit(channel)
+            over = Stuck(channel, limit, limit, 0.0, began=False, window=0)
+            out.append(self._alarms.stuck(name, over, 1.0, self._last_window, 0.0, self.model))
+        return out + [
+            self._alarms.absent(name, *self._absent_since.pop(name), 0.0, self.model, back=True)
+            for name in self._alarms.missing
+        ]
 
 
 def _columns(name: str, channels: tuple[str, ...], model: Loaded) -> list[int]:
@@ -359,7 +364,3 @@ def _columns(name: str, channels: tuple[str, ...], model: Loaded) -> list[int]:
             f"(found: {', '.join(channels)})"
         )
     return [channels.index(channel) for channel in wanted]
-
-
-def _bytes(samples: NDArray[np.float32]) -> bytes:
-    return np.ascontiguousarray(samples, "<f4").tobytes()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from covey.wire import Desired
     from edge.config import AgentConfig
     from edge.core import Loaded, Shadow
+    from edge.models.fetch_child import ChildUpdater
     from edge.models.slots import Slots
-    from edge.models.update import Updater
 
 State = Literal["idle", "fetching", "checking", "calibrating", "shadow", "refused"]
 _TELL_AFTER = 3  # fetches that failed before it is reported as refused; it goes on trying all the same
@@ -49,7 +49,7 @@ class Installer:
     """
 
     def __init__(
-        self, config: AgentConfig, slots: Slots, updater: Updater | None, ring: Path, log: logging.Logger
+        self, config: AgentConfig, slots: Slots, updater: ChildUpdater | None, ring: Path, log: logging.Logger
     ) -> None:
         self._config, self._slots, self._updater, self._ring, self._log = config, slots, updater, ring, log
         self.state: State = "idle"
@@ -66,6 +66,7 @@ class Installer:
         self._backoff = Backoff(1.0, 300.0)
         self._failures = 0
         self._next_try_s = 0.0
+        self._held = ""
 
     @property
     def fetched_bytes(self) -> int:
@@ -100,8 +101,19 @@ class Installer:
         else:
             self.state = "fetching"
 
-    def step(self, now_s: float) -> None:
-        """Take the worker's answer, or start it; `now_s` is monotonic."""
+    def step(self, now_s: float, held: str = "") -> None:
+        """Take the worker's answer, or start it.
+
+        Args:
+            now_s: monotonic.
+            held: why nothing is to be fetched now (armed, battery low, metered link); what came so far is kept.
+        """
+        self._held = held
+        if held and self.state == "fetching":
+            self._stop.set()
+            self.reason = f"waits: {held}"
+        elif not held and self.reason.startswith("waits: "):
+            self.reason = ""
         while True:
             try:
                 desired, path, model, error = self._answers.get_nowait()
@@ -114,7 +126,7 @@ class Installer:
         if wanted is None or self._working is not None or self.ready is not None:
             return
         trying_again = self.state == "refused" and self._failures > 0
-        if (self.state == "fetching" or trying_again) and now_s >= self._next_try_s:
+        if (self.state == "fetching" or trying_again) and now_s >= self._next_try_s and not held:
             self._working, self._stop = wanted, threading.Event()
             self._thread = threading.Thread(target=self._work, args=(wanted, self._stop), name="update", daemon=True)
             self._thread.start()
@@ -163,6 +175,8 @@ class Installer:
     def _answered(
         self, desired: Desired, path: Path | None, model: Loaded | None, error: CoveyError | None, now_s: float
     ) -> None:
+        if isinstance(error, _Failed) and self._held:  # stopped by us: no failure, and tried again when it may be
+            return
         if isinstance(error, _Failed):
             self._failures += 1
             self._next_try_s = now_s + self._backoff.next_s()

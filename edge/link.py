@@ -24,6 +24,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from covey import topics, wire
 from covey.errors import LinkError
 from covey.runtime import Backoff
+from edge.budget import interface_of
 
 if TYPE_CHECKING:
     import logging
@@ -91,6 +92,7 @@ class Link:
         self.connected = False
         self.session = ""
         self.sent_bytes = 0
+        self.interface = ""  # network interface of this connection, where it can be told
 
     @property
     def unconfirmed(self) -> int:
@@ -240,6 +242,7 @@ class Link:
         self.connected = True
         self._said = ""
         self._ready_s = now_s
+        self.interface = _interface(self._client)
         self._log.info("mqtt %s:%d: connected", self._host, self._port)
         self.announce()
 
@@ -279,6 +282,14 @@ class Link:
         ending = threading.Thread(target=end, name="mqtt-discard", daemon=True)
         ending.start()
         return ending
+
+
+def _interface(client: Client | None) -> str:
+    try:
+        here: Any = client.socket() if client is not None else None  # paho's type for it leaves getsockname out
+        return "" if here is None else interface_of(str(here.getsockname()[0]))
+    except OSError:  # it broke just now
+        return ""
 
 
 def tls_context(ca: str, cert: str = "", key: str = "") -> ssl.SSLContext | None:

@@ -210,6 +210,11 @@ class Outbox:
         (place,) = self._db.execute("SELECT min(seq) FROM rows").fetchone()
         return None if place is None else int(place)
 
+    def newest(self, kind: str) -> int:
+        """Place of the newest committed row of a kind; 0 without one."""
+        (place,) = self._db.execute("SELECT max(seq) FROM rows WHERE kind = ?", (PRIORITY.index(kind),)).fetchone()
+        return 0 if place is None else int(place)
+
     def places(self, outbox: str, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Where the rows with these sequence numbers of an outbox are; empty where the file knows no such outbox."""
         return self._places.find(outbox, ranges, self._last)

@@ -15,24 +15,22 @@ if TYPE_CHECKING:
 
     from edge.core import AgentCore, Loaded
     from edge.install import Installer
-    from edge.link import Link
-    from edge.outbox import Outbox
+    from edge.road import View
     from edge.status import Tally
 
 
-def health(tally: Tally, outbox: Outbox, link: Link, installer: Installer, dropped: list[wire.Dropped]) -> wire.Health:
-    """State of the device and its queue, now."""
+def health(tally: Tally, view: View, installer: Installer) -> wire.Health:
+    """State of the device, now; the figures of the queue are put in once more when the event is numbered."""
     return wire.Health(
         memory_bytes=memory_bytes(),
-        cpu_s=time.process_time(),
-        outbox_rows=outbox.depth,
-        outbox_bytes=outbox.size_bytes,
+        cpu_s=round(time.process_time(), 2),
+        outbox_rows=view.depth,
+        outbox_bytes=view.size_bytes,
         raw_bytes=tally.raw_bytes,
-        uplink_bytes=link.sent_bytes,
+        uplink_bytes=view.sent_bytes,
         downlink_model_bytes=installer.fetched_bytes,
         temperature_c=temperature_c(),
         battery_v=tally.battery_v,
-        dropped=dropped,
     )
 
 
@@ -52,13 +50,13 @@ def reported(model: Loaded, slot: Literal["a", "b"], installer: Installer) -> wi
     )
 
 
-def status(core: AgentCore, tally: Tally, outbox: Outbox, link: Link, installer: Installer) -> dict[str, Any]:
+def status(core: AgentCore, tally: Tally, view: View, installer: Installer) -> dict[str, Any]:
     """The figures of status.json."""
     model, inputs = core.model, core.model.manifest.inputs
     return {
         "pid": os.getpid(),
         "written_s": time.time(),
-        "connected": link.connected,
+        "connected": view.connected,
         "release": model.release,
         "digest": model.digest,
         "runtime": model.runtime,
@@ -69,13 +67,13 @@ def status(core: AgentCore, tally: Tally, outbox: Outbox, link: Link, installer:
         "window_s": inputs.window / inputs.rate_hz,
         "first_window_s": tally.first_window_s,
         "raw_bytes": tally.raw_bytes,
-        "uplink_bytes": link.sent_bytes,
+        "uplink_bytes": view.sent_bytes,
         "downlink_model_bytes": installer.fetched_bytes,
         "outbox": {
-            "id": outbox.id,
-            "last_seq": outbox.last_seq,
-            "pending": outbox.depth,
-            "dropped": outbox.dropped_rows(),
+            "id": view.outbox,
+            "last_seq": view.last_seq,
+            "pending": view.depth,
+            "dropped": view.dropped_rows,
         },
         "flights": [asdict(flight) for flight in tally.flights],
         "memory_bytes": memory_bytes(),

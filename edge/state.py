@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from covey.errors import ConfigError, UsageError
+from edge.models.fetch_child import ChildUpdater
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from edge.config import AgentConfig
-    from edge.models.update import Updater
 
 
 def state_folder(config: AgentConfig, stack: ExitStack) -> Path:
@@ -36,10 +36,8 @@ def state_folder(config: AgentConfig, stack: ExitStack) -> Path:
     return folder
 
 
-def updater(config: AgentConfig, state: Path) -> Updater | None:
+def updater(config: AgentConfig, state: Path) -> ChildUpdater | None:
     """What fetches releases; None where no trusted root is configured."""
     if not config.trusted_root:
         return None
-    from edge.models.update import Updater  # TUF and cryptography: only where updates are taken
-
-    return Updater(state / "update", Path(config.trusted_root))
+    return ChildUpdater(state / "update", Path(config.trusted_root))

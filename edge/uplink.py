@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from covey import wire
 from covey.errors import LinkError, StoreError, WireError
+from edge.budget import Budget
 
 if TYPE_CHECKING:
     import logging
@@ -28,8 +29,11 @@ _OFFLINE_S = 2.0  # a stop without a connection waits no longer for one
 class Uplink:
     """The way up, and what comes down it."""
 
-    def __init__(self, outbox: Outbox, link: Link, window: SendWindow, log: logging.Logger) -> None:
+    def __init__(
+        self, outbox: Outbox, link: Link, window: SendWindow, log: logging.Logger, budget: Budget | None = None
+    ) -> None:
         self.outbox, self.link, self.window = outbox, link, window
+        self.budget = budget or Budget({})
         self._log = log
         self._was_connected = False
         self._heard = False  # a gateway was heard to speak on this connection
@@ -64,6 +68,7 @@ class Uplink:
         messages = self.link.step(now_s)
         if self.link.connected and not self._was_connected:
             self.window.connected(now_s)
+            self.budget.on(self.link.interface)
             self._heard = False
         self._was_connected = self.link.connected
         for message in messages:
@@ -117,7 +122,12 @@ class Uplink:
         count = min(self.window.room(now_s), self.link.room, _BATCH)
         if count <= 0:
             return
+        upto = None if self.budget.may_send(now_s) else self.outbox.newest("alarm")
+        if upto is not None and upto <= self.window.after:
+            return
         for row in self.outbox.batch(self.window.after, count):
+            if upto is not None and row.place > upto:
+                return
             try:
                 if not self.link.publish(row.kind, row.body):
                     return
@@ -127,3 +137,4 @@ class Uplink:
                 self.outbox.give_up(row.place)
                 continue
             self.window.sent(row.place, now_s)
+            self.budget.sent(len(row.body), summary=row.kind == "summary")

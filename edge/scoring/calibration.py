@@ -17,6 +17,7 @@ from covey.ring import RingReader
 from covey.sketch import MIN_VALUE, Sketch
 from covey.wire import rfc3339
 from edge.scoring.scorer import Network, Scorer
+from edge.scoring.sensors import usually_still
 from edge.scoring.windows import Windows, features
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def calibrate(
         spread=manifest.defaults.spread,
         thresholds=dict.fromkeys(networks, 1.0),
         reference={name: Sketch().to_wire() for name in networks},
+        still=usually_still(windows.samples, windows.flight),
     )
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}

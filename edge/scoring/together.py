@@ -41,12 +41,12 @@ class Together:
         number = {id(one): n for n, one in enumerate(kinds)}
         bases = [manifest.defaults if one is None else one for one in kinds]
         self._affine = np.array([number[id(one)] for one in calibrations], np.int64)  # (K,)
-        self._center = np.array([base.center for base in bases], np.float64)
-        self._scale = np.array([base.scale for base in bases], np.float64)
+        self._center = np.array([base.center for base in bases], np.float32)
+        self._scale = np.array([base.scale for base in bases], np.float32)
         count, width = len(calibrations), manifest.model.inputs
         self._flight = np.full(count, -1, np.int64)
         self._score = np.zeros(count)
-        self._error = np.zeros((count, width))
+        self._error = np.zeros((count, width), np.float32)
 
     def score(self, device: NDArray[np.int64], phi: NDArray[np.float32], flight: NDArray[np.int64]) -> Scored:
         """Scores of N windows.
@@ -60,7 +60,7 @@ class Together:
         z = normalise(phi, self._center[affine], self._scale[affine], self._clip)
         y = self._network.run(z)
         raw = raw_scores(self._kind, z, y)
-        error = z.astype(np.float64) if self._kind == "project" else np.asarray(z - y, np.float64)
+        error = z if self._kind == "project" else z - y
         score, smooth = np.empty_like(raw), np.empty_like(error)
         for turn in _turns(device):
             who = device[turn]
@@ -70,7 +70,7 @@ class Together:
             before = np.where(begins, raw[turn], self._score[who])
             score[turn] = self._score[who] = before + self._alpha * (raw[turn] - before)
             old = np.where(begins[:, None], error[turn], self._error[who])
-            smooth[turn] = self._error[who] = old + self._alpha * (error[turn] - old)
+            smooth[turn] = self._error[who] = old + np.float32(self._alpha) * (error[turn] - old)
         return Scored(raw, score, z, smooth)
 
 

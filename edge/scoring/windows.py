@@ -122,7 +122,10 @@ class Cutter:
         self._inputs = inputs
         self._drone = inputs.features.kind == "drone"
         self._settle = round(inputs.features.settle_s * inputs.rate_hz) if self._drone else 0
-        self._rows = np.empty((0, len(inputs.channels)), np.float32)  # samples not yet behind every window
+        self._buffer = np.empty((2 * inputs.window + 64, len(inputs.channels)), np.float32)
+        self._rows = self._buffer[:0]  # samples not yet behind every window: a part of the buffer
+        self._none = join([], inputs)
+        self._begin = 0  # where they begin in it
         self._first = 0  # row number of self._rows[0] since the stream's start
         self._next = 0  # row at which the next window starts
         self._airborne_since: int | None = None if self._drone else 0
@@ -138,7 +141,7 @@ class Cutter:
     def gap(self) -> None:
         """Samples are missing here: what comes next is a new flight."""
         self._first += len(self._rows)
-        self._rows = self._rows[:0]
+        self._begin, self._rows = 0, self._buffer[:0]
         self._next = self._judged = self._first
         self._airborne_since = None if self._drone else self._first
         self._landed = None
@@ -148,26 +151,49 @@ class Cutter:
     def push(self, samples: NDArray[np.float32], start_s: float) -> Windows:
         """Add samples (n, C), the first of them at `start_s`; returns the windows they complete."""
         base = self._first + len(self._rows)
-        self._rows = np.concatenate([self._rows, np.asarray(samples, np.float32)])
+        self._append(samples)
         starts: list[tuple[int, int]] = []
         if self._drone:
             self._judge(starts)
         else:
             self._take(starts, self._first + len(self._rows))
+        if not starts:
+            self._forget()
+            return self._none
         rows = [row for row, _ in starts]
         t, hop_rows = self._inputs.window, np.arange(self._inputs.window)
-        index = np.asarray(rows, np.int64).reshape(-1, 1) - self._first + hop_rows
+        if len(rows) == 1:
+            samples = self._rows[rows[0] - self._first :][None, :t].copy()  # (1, T, C)
+        else:
+            samples = self._rows[np.asarray(rows, np.int64).reshape(-1, 1) - self._first + hop_rows]
         windows = Windows(
-            self._rows[index] if rows else np.empty((0, t, self._rows.shape[1]), np.float32),
+            samples,
             np.asarray(rows, np.int64) + t - 1,
             np.asarray([flight for _, flight in starts], np.int64),
             start_s + (np.asarray(rows, np.float64) - base) / self._inputs.rate_hz,
         )
+        self._forget()
+        return windows
+
+    def _append(self, samples: NDArray[np.float32]) -> None:
+        have, more = len(self._rows), len(samples)
+        begin = self._begin
+        if begin + have + more > len(self._buffer):
+            kept = self._rows
+            if have + more > len(self._buffer):
+                self._buffer = np.empty((2 * (have + more), kept.shape[1]), np.float32)
+            self._buffer[:have] = kept  # NumPy copies rightly where the two overlap
+            begin = self._begin = 0
+        self._buffer[begin + have : begin + have + more] = samples
+        self._rows = self._buffer[begin : begin + have + more]
+
+    def _forget(self) -> None:
+        """Let go of the rows that no window will need."""
         keep_from = max(self._first, min(self._next, self._judged if self._drone else self._next))
         keep_from = min(keep_from, self._first + len(self._rows))
+        self._begin += keep_from - self._first
         self._rows = self._rows[keep_from - self._first :]
         self._first = keep_from
-        return windows
 
     def _take(self, starts: list[tuple[int, int]], stop: int) -> None:
         while self._next + self._inputs.window <= stop:

@@ -8,43 +8,20 @@ who plays asks `take` for what is due.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from covey.errors import DataError
+from edge.sources import Begin, End, Samples, Vehicle
 from edge.sources.files import read_recording
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edge.sources import Recording
+    from edge.sources import Missing, Recording
+    from edge.sources.names import ChannelFrom
 
 PORTION_S = 0.25  # of the recording: the most that is handed out at once when playing in time
 PORTION_ROWS = 512  # the same as fast as possible
-
-
-class Begin(NamedTuple):
-    """A recording begins."""
-
-    name: str
-    channels: tuple[str, ...]
-    rate_hz: float
-
-
-class Samples(NamedTuple):
-    """The next samples of it."""
-
-    rows: NDArray[np.float32]  # (n, C)
-    start_s: float  # device clock of the first, seconds since the epoch
-    gap: bool  # samples are missing before them
-
-
-class End(NamedTuple):
-    """The recording is over."""
-
-    name: str
 
 
 class Player:
@@ -56,7 +33,15 @@ class Player:
     """
 
     def __init__(
-        self, files: Sequence[str], speed: float, gap_s: float, clock_start_s: float = 0.0, *, repeat: bool = False
+        self,
+        files: Sequence[str],
+        speed: float,
+        gap_s: float,
+        clock_start_s: float = 0.0,
+        *,
+        repeat: bool = False,
+        rate_hz: float | None = None,
+        channel_map: Mapping[str, ChannelFrom] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -66,6 +51,8 @@ class Player:
             gap_s: between two recordings, on the device clock.
             clock_start_s: device clock of the first sample; 0: the wall clock's when it is played.
             repeat: begin again after the last one.
+            rate_hz: of rows where a file has no rate of its own (a tlog).
+            channel_map: model channel -> where it comes from in the files.
 
         Raises:
             DataError: a file is not there.
@@ -75,8 +62,12 @@ class Player:
             raise DataError(f"recordings expected, no such file: {', '.join(missing)}")
         self.columns: Sequence[str] | None = None
         self.extras: Sequence[str] = ()
+        self.vehicle = Vehicle()  # a recording knows nothing of what the vehicle does now
+        self.counts: dict[str, int] = {}
+        self.problem = ""
         self._files = list(files)
         self._repeat = repeat
+        self._rate_hz, self._map = rate_hz, channel_map
         self._speed, self._gap_s = speed, gap_s
         self._clock_s = clock_start_s  # where the next recording may begin
         self._fixed = clock_start_s > 0
@@ -96,7 +87,7 @@ class Player:
         """A recording has begun and not ended."""
         return self._recording is not None
 
-    def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End]:
+    def take(self, now_s: float, clock_s: float) -> list[Begin | Samples | End | Missing]:
         """What is due.
 
         Args:
@@ -106,7 +97,7 @@ class Player:
         Raises:
             DataError: the next file cannot be read.
         """
-        out: list[Begin | Samples | End] = []
+        out: list[Begin | Samples | End | Missing] = []
         recording = self._recording
         if recording is None:
             if not self._files or (self._due_s is not None and now_s < self._due_s):
@@ -147,13 +138,19 @@ class Player:
     def _read(self, file: str) -> Recording:
         if self.columns is not None and self.extras:
             try:
-                return read_recording(file, [*self.columns, *(c for c in self.extras if c not in self.columns)])
+                return self._read_columns(file, [*self.columns, *(c for c in self.extras if c not in self.columns)])
             except DataError:
                 pass  # not there; what else is wrong with the file is told below
-        return read_recording(file, self.columns)
+        return self._read_columns(file, self.columns)
+
+    def _read_columns(self, file: str, columns: Sequence[str] | None) -> Recording:
+        return read_recording(file, columns, rate_hz=self._rate_hz, channel_map=self._map)
 
     def _close(self, recording: Recording, now_s: float) -> End:
         self._clock_s = self._start_s + len(recording.samples) / recording.rate_hz + self._gap_s
         self._due_s = now_s + (self._gap_s / self._speed if self._speed else 0.0)
         self._recording = None
         return End(recording.name)
+
+    def close(self) -> None:
+        """Nothing is open."""

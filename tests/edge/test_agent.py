@@ -70,7 +70,9 @@ def test_every_acknowledged_row_is_deleted_and_the_first_delivery_is_in_order(tm
         assert set(cloud.seqs()) == set(range(1, status["outbox"]["last_seq"] + 1))
         [flight] = status["flights"]
         assert (flight["name"], flight["windows"], flight["alarms"], flight["top_channel"]) == ("bad.csv", 100, 1, "ay")
-        assert flight["first_alarm_s"] - flight["first_window_s"] == 204.0  # rows 204-207: the second window above
+        assert flight["first_alarm_s"] - flight["first_window_s"] == pytest.approx(
+            204.0, abs=0.001
+        )  # rows 204-207: the second window above
         own = [(p.online) for name, p in cloud.presences if name == device]
         assert own == [True, False]
         kinds = [status.kind for status in cloud.data("status")]
@@ -320,3 +322,134 @@ def test_no_model_is_one_line(tmp_path, mosquitto):
     agent = start_agent(tmp_path, mosquitto.port, "d1")
     assert agent.wait(30) == 2
     assert agent.tail().strip().splitlines()[-1].startswith("covey: bundle: a bundle expected")
+
+
+def test_windows_are_scored_while_the_disk_takes_nothing(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port) as cloud:
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "long.csv"), "--speed", "200", "--repeat",
+        )  # fmt: skip
+        wait_for(lambda: cloud.seqs() or None, 30, "the first event")
+        with sqlite3.connect(tmp_path / device / "outbox.db", isolation_level=None) as lock:
+            lock.execute("BEGIN IMMEDIATE")  # every commit waits for it
+            before = wait_status(tmp_path, device, pid=agent.pid)["windows"]
+
+            def scored_on():
+                return json.loads((tmp_path / device / "status.json").read_text())["windows"] > before + 150 or None
+
+            wait_for(scored_on, 30, "150 windows more, three seconds' worth")
+            told = len(cloud.seqs())
+            lock.execute("ROLLBACK")
+        wait_for(lambda: len(cloud.seqs()) > told + 2 or None, 30, "events after the disk was free")
+        agent.stop()
+        seqs = list(dict.fromkeys(cloud.seqs()))
+        assert seqs == list(range(1, seqs[-1] + 1))
+
+
+def test_a_stuck_sensor_reaches_the_cloud_as_an_alarm_of_its_own_kind(tmp_path, mosquitto, files):
+    lines = (files / "calm.csv").read_text().splitlines()
+    ax = lines[101].split(",")[0]
+    stuck = [f"{ax},{line.split(',')[1]}" if 101 <= n < 200 else line for n, line in enumerate(lines)]
+    (tmp_path / "stuck.csv").write_text("\n".join(stuck) + "\n")
+    device = unique("d")
+    with Cloud(mosquitto.port) as cloud:
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(tmp_path / "stuck.csv"), "--speed", "0", "--exit-when-done",
+        )  # fmt: skip
+        assert agent.wait(60) == 0, agent.tail()
+        alarms = [alarm for alarm in cloud.data("alarm") if alarm.kind == "sensor"]
+    assert [(alarm.state, alarm.top_channel) for alarm in alarms] == [("begin", "ax"), ("end", "ax")]
+
+
+def test_nothing_is_fetched_over_a_metered_link(tmp_path, mosquitto, files):
+    device = unique("d")
+    (tmp_path / "root.json").write_text("{}")
+    config = tmp_path / "agent.toml"
+    config.write_text(f'trusted_root = "{tmp_path / "root.json"}"\n[links.lo]\nmetered = true\n')
+    with Cloud(mosquitto.port) as cloud:
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--config", str(config)),
+            "--commission", str(files / "calm.csv"), "--source", str(files / "calm.csv"), "--speed", "0",
+        )  # fmt: skip
+        wait_status(tmp_path, device, connected=True, state="done")
+        wanted = wire.Desired(device, 1, "g", 2, "g/2.covey", "a" * 64, 10, "http://127.0.0.1:9")
+        cloud.tell(device, "desired", wanted)
+        wait_status(tmp_path, device, update={"state": "fetching", "target": 2, "reason": "waits: metered link"})
+        agent.stop()
+    assert not (tmp_path / device / "update").exists()  # the child that fetches makes it first of all
+
+
+def test_the_status_of_a_running_agent_is_no_wear_on_the_card_and_stays_when_it_ends(tmp_path, mosquitto, files):
+    device = unique("d")
+    with Cloud(mosquitto.port):
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+        )  # fmt: skip
+        wait_status(tmp_path, device, state="done")
+        path = tmp_path / device / "status.json"
+        memory = path.readlink()
+        assert memory.parts[:3] == ("/", "dev", "shm")
+        assert stat.S_IMODE(memory.parent.stat().st_mode) == 0o700
+        agent.stop()
+        assert not path.is_symlink()
+        assert json.loads(path.read_text())["device"] == device
+        assert not memory.parent.exists()
+
+
+def test_the_service_manager_is_told_of_readiness_life_and_the_end(tmp_path, mosquitto, files):
+    import socket
+
+    device = unique("d")
+    address = f"\0covey-test-{device}"
+    with Cloud(mosquitto.port), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(30)
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+            env={"NOTIFY_SOCKET": "@" + address[1:], "WATCHDOG_USEC": "300000"},
+        )  # fmt: skip
+        said = [manager.recv(4096).decode()]
+        while not any(one.startswith("READY=1") for one in said):
+            said.append(manager.recv(4096).decode())
+        lives = 0
+        while lives < 3:
+            lives += manager.recv(4096).decode() == "WATCHDOG=1"
+        agent.stop()
+        while not manager.recv(4096).decode().startswith("STOPPING=1"):
+            pass
+    assert said[0].startswith("EXTEND_TIMEOUT_USEC=")
+    assert "STATUS=release 1 on litert" in said[-1]
+
+
+def test_json_lines_on_standard_input_are_scored_as_they_come(tmp_path, mosquitto, files):
+    import subprocess
+    import sys
+    import time
+
+    device = unique("d")
+    code = "from edge.cli import app\napp()"
+    words = ["run", "--device", device, "--mqtt", f"127.0.0.1:{mosquitto.port}", "--state", str(tmp_path / device)]
+    words += [*options(files), "--source", "stdin:", "--exit-when-done"]
+    with Cloud(mosquitto.port) as cloud:
+        agent = subprocess.Popen([sys.executable, "-c", code, *words], stdin=subprocess.PIPE)
+        try:
+            assert agent.stdin is not None
+            began_s = time.time()
+            for n in range(40):  # its own clock, one reading a second: forty seconds are said in a moment
+                line = {"t": began_s - 40 + n, "ax": n % 7 / 7, "ay": n % 5 / 5}
+                agent.stdin.write((json.dumps(line) + "\n").encode())
+                agent.stdin.flush()
+            agent.stdin.close()
+            assert agent.wait(60) == 0
+        finally:
+            agent.kill()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert status["windows"] in {9, 10}  # 40 s in windows of 4 s; the last one may lack its last sample
+        assert status["source"]["counts"].get("bad", 0) == 0
+        assert status["outbox"]["pending"] == 0
+        assert [one.kind for one in cloud.data("status")] == ["start", "stop"]

@@ -96,3 +96,26 @@ def test_confidence_is_the_share_of_reference_scores_below(manifest):
 def test_the_empty_batch_has_no_scores(manifest):
     scored = scorer(manifest).score(windows(manifest, np.empty((0, 2))))
     assert (scored.score.shape, scored.z.shape) == ((0,), (0, D))
+
+
+class Sum:
+    """Score = (sum of all features)^2: every channel takes part in every other's score."""
+
+    def run(self, x):
+        return x.sum(axis=1, keepdims=True).astype(np.float32)
+
+
+def test_an_alarm_is_explained_by_trying_each_channel_made_normal(manifest):
+    one = Scorer(manifest, Sum(), next(iter(manifest.defaults.thresholds)), None)
+    # lags x channels (ax, ay), T = 4: sum over ax 4, over ay 2: raw 36; without ax 4, without ay 16
+    z = np.array([1, 0.5] * 4, np.float32)
+    shares, top = one.explain(z, z.astype(np.float64))
+    assert shares == [("ax", pytest.approx(32 / 52)), ("ay", pytest.approx(20 / 52))]
+    assert top == "ax"
+
+
+def test_what_no_channel_alone_explains_keeps_its_z_scores_shares(manifest):
+    one = Scorer(manifest, Sum(), next(iter(manifest.defaults.thresholds)), None)
+    z = np.array([1, -1] * 4, np.float32)  # they cancel: nothing to explain
+    error = np.array([2.0, 1.0] * 4)
+    assert one.explain(z, error) == one.attribute(error)

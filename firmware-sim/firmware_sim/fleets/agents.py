@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from covey.bundle import Calibration
-    from edge.core import Loaded, Output, Raised
+    from edge.alarms import Raised
+    from edge.core import Loaded, Output
     from firmware_sim.fleets.recordings import Recording
     from firmware_sim.scene.plan import DevicePlan
     from firmware_sim.scene.scenario import Body

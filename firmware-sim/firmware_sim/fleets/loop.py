@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from edge.core import Raised
+    from edge.alarms import Raised
     from firmware_sim.fleets.agents import Agents
     from firmware_sim.fleets.recordings import Recording
     from firmware_sim.net.sessions import Sessions
