@@ -32,6 +32,7 @@ _REACH_INTERVALS = 1.5  # a reading later than this is late
 _LEARN = 0.125  # of the newest interval in the running mean
 _MOST_WAITING = 65_536  # readings; beyond it time stands still while readings come
 _HAIR = 0.01
+_LARGEST = float(np.finfo(np.float32).max)
 _DISORDER_S = 0.05  # between readings of different channels, at most one period
 
 Reading = tuple[float, list[tuple[int, float]]]  # time, (slot, value)
@@ -50,6 +51,7 @@ class Resampler:
 
     Attributes:
         late: readings left out, not newer than their channel's last, or too many at one time.
+        no_number: readings left out, NaN, infinite, or too large for float32.
         jumps: times that time ran back, or that the source said its clock was set.
         newest_s: time of the newest reading; None before the first.
     """
@@ -81,7 +83,9 @@ class Resampler:
         self._first_s = 0.0
         self._done: list[Portion] = []
         self.newest_s: float | None = None
+        self._start_s = 0.0  # first reading since time began anew
         self.late = 0
+        self.no_number = 0
         self.jumps = 0
 
     def set_exact(self, *, exact: bool) -> None:
@@ -91,12 +95,12 @@ class Resampler:
         self._slack_s = -2 * self._phase_s if exact else min(self._period_s, _DISORDER_S)
 
     def add(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> None:
-        """Take the finite readings of one instant, (slot, value) each."""
+        """Take the readings of one instant, (slot, value) each."""
         newest_s = self.newest_s
         if newest_s is None or t_s < newest_s - BACK_S:
             if newest_s is not None:
                 self.cut()
-            self.newest_s = newest_s = t_s
+            self.newest_s = newest_s = self._start_s = t_s
         fresh, silent = self._fresh(t_s, pairs)
         if not fresh:
             return
@@ -152,15 +156,29 @@ class Resampler:
         return self._readings[slot]
 
     def silent_s(self, slot: int) -> float:
-        """Time since a channel's last reading, by the newest of all; 0 where that cannot be said (none yet, clock set)."""
+        """Time since a channel's last reading, or since time began (anew), by the newest reading of all."""
+        return 0.0 if self.newest_s is None else self.newest_s - max(self._seen_s[slot], self._start_s)
+
+    @property
+    def quiet_s(self) -> float:
+        """The longest of `silent_s` of the wanted channels."""
+        if self.newest_s is None:
+            return 0.0
+        return self.newest_s - max(min(self._seen_s[: self._wanted], default=self.newest_s), self._start_s)
+
+    def last_s(self, slot: int) -> float | None:
+        """Time of a channel's last reading; None before the first since time began (anew)."""
         seen_s = self._seen_s[slot]
-        return 0.0 if self.newest_s is None or seen_s == -np.inf else self.newest_s - seen_s
+        return None if seen_s == -np.inf else seen_s
 
     def _fresh(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> tuple[list[tuple[int, float]], bool]:
         """Readings newer than their channels' last, and whether one was silent before; learns the intervals."""
         seen, interval, fresh, silent = self._seen_s, self._interval_s, [], False
         for pair in pairs:
-            slot = pair[0]
+            slot, value = pair
+            if not -_LARGEST <= value <= _LARGEST:  # NaN too
+                self.no_number += 1
+                continue
             since_s = t_s - seen[slot]
             if since_s <= 0:
                 self.late += 1
