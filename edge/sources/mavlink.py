@@ -42,7 +42,7 @@ class Decoder:
 
     Attributes:
         vehicle: see `edge.sources.Vehicle`; `armed` stays as it was last said when the link dies.
-        counts: readings, others (frames of other systems and components), bad, unknown, lost.
+        counts: readings, others (frames of other systems and components), odd_time, bad, unknown, lost.
         system, component: whose messages are taken; 0 until an autopilot was heard.
         heartbeat_s: when the last heartbeat came; None before the first.
     """
@@ -59,7 +59,7 @@ class Decoder:
         self.heartbeat_s: float | None = None
         self.clock = SenderClock()
         self._names: dict[tuple[int, object], tuple[str, ...]] = {}
-        self._readings = self._others = 0
+        self._readings = self._others = self._odd = 0
         self._epoch_s: float | None = None  # of the autopilot's start, by what it says
         self._stamp_s = 0.0  # newest, by its clock; 0: none yet
         self._was_set = False
@@ -88,7 +88,7 @@ class Decoder:
     @property
     def counts(self) -> dict[str, int]:
         """What was seen so far."""
-        out = {"readings": self._readings, "others": self._others}
+        out = {"readings": self._readings, "others": self._others} | ({"odd_time": self._odd} if self._odd else {})
         for what in ("bad", "unknown", "lost"):
             out[what] = sum(getattr(frames, what) for frames in self._streams.values())
         return out
@@ -113,7 +113,7 @@ class Decoder:
             use = self._uses.get(number)
             if use is None:
                 continue
-            if self._was_set:
+            if t_s is not None and self._was_set:
                 self._was_set = False
                 out.append(Reading(t_s, arrived_s, (), ()))
             layout, wanted, tell = use
@@ -124,7 +124,9 @@ class Decoder:
             values = layout.unpack(payload)
             if tell is not None:
                 tell(self, layout, values, arrived_s)
-            if wanted:
+            if wanted and t_s is None:
+                self._odd += 1
+            elif wanted and t_s is not None:
                 self._readings += 1
                 names = layout.fields if layout.instance < 0 else self._named(number, layout, values)
                 out.append(Reading(t_s, arrived_s, names, values))
@@ -174,8 +176,8 @@ class Decoder:
             self._names[number, instance] = names
         return names
 
-    def _time(self, number: int, payload: bytes, arrived_s: float) -> float:
-        """When it was measured, on our time; `_was_set` where the autopilot's clock was set just before."""
+    def _time(self, number: int, payload: bytes, arrived_s: float) -> float | None:
+        """When it was measured, on our time, None for a stamp that does not fit; `_was_set` where the autopilot's clock was set just before."""
         stamp = self._stamps.get(number)
         if stamp is not None:
             begin, end, size, unit_s = stamp
@@ -189,7 +191,7 @@ class Decoder:
                     self._was_set, self._epoch_s, self._untimed_s, self._stamp_s = True, None, {}, stamp_s
                 if mapped_s is not None:
                     self._stamp_s = max(self._stamp_s, stamp_s)
-                    return mapped_s
+                return mapped_s
         # No time of its own: that of the newest before it; where nothing was stamped since its last one, its arrival.
         newest_s = self.clock.newest_s
         t_s = arrived_s if newest_s is None else newest_s

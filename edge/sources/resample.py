@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 BACK_S = 1.0  # of readings out of order; more is a clock that was set back
 SLOWEST_S = 5.0  # a channel with less than one reading in so long is silent, not slow
 _HOLD_INTERVALS = 3.0
-_REACH_INTERVALS = 1.5  # a reading later than this is late
+_REACH_INTERVALS = 1.25  # a reading later than this is late; rows stand up to one interval behind theirs
+_KNOWN = 2  # readings; the first interval is taken as it is
 _LEARN = 0.125  # of the newest interval in the running mean
 _MOST_WAITING = 65_536  # readings; beyond it time stands still while readings come
 _HAIR = 0.01
@@ -105,11 +106,15 @@ class Resampler:
         if not fresh:
             return
         if silent and self._anchor_s is not None:
-            self._build()
+            self._build(t_s)
             self._stop()
+        seen, interval, readings = self._seen_s, self._interval_s, self._readings
         for slot, _ in fresh:
-            self._seen_s[slot] = t_s
-            self._readings[slot] += 1
+            since_s = t_s - seen[slot]
+            seen[slot] = t_s
+            readings[slot] += 1
+            if since_s <= SLOWEST_S:
+                interval[slot] += (since_s - interval[slot]) * (_LEARN if readings[slot] > _KNOWN else 1.0)
         if t_s > newest_s:
             self.newest_s = t_s
         if self._anchor_s is None:
@@ -134,7 +139,7 @@ class Resampler:
 
     def cut(self) -> None:
         """Time has no meaning across this point: a gap."""
-        self._build()
+        self._build_last()
         self._stop()
         self.jumps += 1
         self.newest_s = None
@@ -142,10 +147,8 @@ class Resampler:
 
     def finish(self) -> list[Portion]:
         """Nothing comes any more: the rows that waited for it."""
-        slack_s, self._slack_s = self._slack_s, -0.99 * self._period_s  # the row after the last reading, not one more
-        out = self.take()
-        self._slack_s = slack_s
-        return out
+        self._build_last()
+        return self.take()
 
     def hold_of(self, slot: int) -> float:
         """Silence of a channel that counts as missing, s."""
@@ -172,8 +175,8 @@ class Resampler:
         return None if seen_s == -np.inf else seen_s
 
     def _fresh(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> tuple[list[tuple[int, float]], bool]:
-        """Readings newer than their channels' last, and whether one was silent before; learns the intervals."""
-        seen, interval, fresh, silent = self._seen_s, self._interval_s, [], False
+        """Readings newer than their channels' last, and whether one was silent before."""
+        seen, fresh, silent = self._seen_s, [], False
         for pair in pairs:
             slot, value = pair
             if not -_LARGEST <= value <= _LARGEST:  # NaN too
@@ -186,9 +189,6 @@ class Resampler:
             fresh.append(pair)
             if since_s > self._hold_s and slot < self._wanted and since_s > self.hold_of(slot):
                 silent = True
-            if since_s <= SLOWEST_S:
-                known = self._readings[slot] > 1
-                interval[slot] += (since_s - interval[slot]) * (_LEARN if known else 1.0)
         return fresh, silent
 
     def _begin(self) -> None:
@@ -197,13 +197,14 @@ class Resampler:
             return
         self._anchor_s, self._row = newest_s + self._phase_s, 0
 
-    def _build(self) -> None:
+    def _build(self, seen_until_s: float | None = None) -> None:
+        """Make the rows that are certain; `seen_until_s`: nothing more will come before that time."""
         anchor_s, newest_s = self._anchor_s, self.newest_s
         if anchor_s is None or newest_s is None:
             return
         seen, interval, wanted = self._seen_s, self._interval_s, range(self._wanted)
         reach_s = min(seen[c] + _REACH_INTERVALS * max(interval[c], self._period_s) for c in wanted)
-        upto_s = min(reach_s, newest_s - self._slack_s)
+        upto_s = min(reach_s, newest_s - self._slack_s if seen_until_s is None else seen_until_s)
         waiting, values, made = self._waiting, self._values, self._made
         t_s = anchor_s + self._row * self._period_s
         while t_s <= upto_s:
@@ -217,6 +218,11 @@ class Resampler:
             t_s = anchor_s + self._row * self._period_s
         if any(newest_s - seen[c] > self._hold_s and newest_s - seen[c] > self.hold_of(c) for c in wanted):
             self._stop()
+
+    def _build_last(self) -> None:
+        """The row after the last reading, not one more."""
+        if self.newest_s is not None:
+            self._build(self.newest_s + 0.99 * self._period_s)
 
     def _stop(self) -> None:
         """No more rows until every wanted channel is there again."""
