@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 BACK_S = 1.0  # of readings out of order; more is a clock that was set back
 SLOWEST_S = 5.0  # a channel with less than one reading in so long is silent, not slow
 _HOLD_INTERVALS = 3.0
-_REACH_INTERVALS = 1.25  # a reading later than this is late; rows stand up to one interval behind theirs
+_REACH_INTERVALS = 0.75  # a row so far behind the place of its reading's own row needs the next reading
 _KNOWN = 2  # readings; the first interval is taken as it is
 _LEARN = 0.125  # of the newest interval in the running mean
 _MOST_WAITING = 65_536  # readings; beyond it time stands still while readings come
 _HAIR = 0.01
 _LARGEST = float(np.finfo(np.float32).max)
-_DISORDER_S = 0.05  # between readings of different channels, at most one period
+_DISORDER_PERIODS, _DISORDER_S = 0.4, 0.05  # between readings of different channels; a row is certain with the next reading
 
 Reading = tuple[float, list[tuple[int, float]]]  # time, (slot, value)
 
@@ -93,7 +93,7 @@ class Resampler:
         """See the constructor; before the first reading."""
         # A hair behind the reading, so that rounding of its time takes no part.
         self._phase_s = _HAIR * self._period_s if exact else 0.5 * self._period_s
-        self._slack_s = -2 * self._phase_s if exact else min(self._period_s, _DISORDER_S)
+        self._slack_s = -2 * self._phase_s if exact else min(_DISORDER_PERIODS * self._period_s, _DISORDER_S)
 
     def add(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> None:
         """Take the readings of one instant, (slot, value) each."""
@@ -203,7 +203,7 @@ class Resampler:
         if anchor_s is None or newest_s is None:
             return
         seen, interval, wanted = self._seen_s, self._interval_s, range(self._wanted)
-        reach_s = min(seen[c] + _REACH_INTERVALS * max(interval[c], self._period_s) for c in wanted)
+        reach_s = self._phase_s + min(seen[c] + _REACH_INTERVALS * max(interval[c], self._period_s) for c in wanted)
         upto_s = min(reach_s, newest_s - self._slack_s if seen_until_s is None else seen_until_s)
         waiting, values, made = self._waiting, self._values, self._made
         t_s = anchor_s + self._row * self._period_s
