@@ -5,6 +5,8 @@ import json
 import math
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -115,8 +117,8 @@ def test_lines_that_are_none_are_counted_and_cost_no_other():
         )
         writer.start()
         wait_for(lambda: out.extend(live.take(0.0, 100.0)) or len(rows_of(out)) == 8, 20.0, "eight rows")
+        wait_for(lambda: out.extend(live.take(0.0, 100.0)) or live.counts["bad"] == 8, 20.0, "eight bad lines")
         writer.join(10.0)
-        wait_for(lambda: out.extend(live.take(0.0, 100.0)) or live.counts["bad"] == 8, 10.0, "eight bad lines")
         assert rows_of(out) == [[k] for k in range(8)]
 
 
@@ -132,6 +134,26 @@ def test_numbers_of_json_are_flat_bounded_and_nothing_else():
     assert numbers(deep) == {}
     for junk in (b"", b"{", b'{"a":' * 100_000, b"\xff", b'{"a": 1} 2'):
         assert numbers(junk) is None
+
+
+def test_files_are_read_without_the_libraries_of_live_sources_and_a_missing_one_is_named():
+    code = (
+        "import sys; import edge.sources.files, edge.sources.open, edge.sources.player\n"
+        "heavy = {'pymavlink', 'psutil', 'paho', 'serial', 'fastcrc'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from edge.sources.open import open_source\n"
+        "from covey.errors import MissingExtra\n"
+        "for spec, name in (('mavlink+udp://127.0.0.1:1', 'pymavlink'), ('mavlink+serial:///x', 'serial'), ('system:', 'psutil')):\n"
+        "    sys.modules[name] = None\n"
+        "    try: open_source([spec], rate_hz=1.0)\n"
+        "    except MissingExtra as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == [
+        "pymavlink is not installed: pip install 'covey[mavlink]'",
+        "pyserial is not installed: pip install 'covey[mavlink]'",
+        "psutil is not installed: pip install 'covey[edge]'",
+    ], done.stderr
 
 
 def test_any_bytes_leave_whole_lines_and_little_memory():
