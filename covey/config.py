@@ -6,8 +6,9 @@ Unknown keys are refused, and one message names every bad key. Secrets come by f
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 C = TypeVar("C", bound=msgspec.Struct)
+
+_NAME = r"\s*(?P<quote>[\"']?)(?P<key>[A-Za-z0-9_-]+)(?P=quote)\s*"
+_KEY = re.compile(_NAME + "[.=]")
+_TABLE = re.compile(rf"\s*\[\[?{_NAME}[.\]]")
+
+
+class Setting(NamedTuple):
+    """One key of a configuration that was settled."""
+
+    key: str
+    value: object
+    source: str  # default | FILE:LINE | environment NAME | option --NAME
 
 
 def load(
@@ -47,28 +60,56 @@ def load(
     Raises:
         ConfigError: the file is missing or is not TOML, keys are unknown, or values are wrong; names each of them.
     """
+    return explain(kind, role, path, options, environ, also)[0]
+
+
+def explain(
+    kind: type[C],
+    role: str,
+    path: Path | None = None,
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    also: Callable[[Mapping[str, object]], list[str]] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> tuple[C, list[Setting]]:
+    """Build a role's configuration as `load` does, and tell for each key, in the struct's order, where its value came from.
+
+    Args:
+        kind: as for `load`, like what is not named here.
+        role: as for `load`.
+        path: as for `load`.
+        options: as for `load`.
+        environ: as for `load`.
+        also: as for `load`.
+        flags: options that are not called as their key is: {"sources": "--source"}.
+
+    Raises:
+        ConfigError: as for `load`.
+    """
     fields = {f.name: f for f in msgspec.structs.fields(kind)}
     hints = get_type_hints(kind, include_extras=True)
     where = str(path) if path is not None else f"{role} configuration"
     problems: list[str] = []
-    values: dict[str, tuple[object, str]] = {}
-    for key, value in (_read(path) if path is not None else {}).items():
+    values: dict[str, tuple[object, str, str]] = {}  # key -> value, said by, source
+    read, lines = _read(path) if path is not None else ({}, {})
+    for key, value in read.items():
         if key in fields:
-            values[key] = (value, key)
+            values[key] = (value, key, f"{path}:{lines[key]}" if key in lines else str(path))
         else:
             problems.append(f"unknown key {key!r}")
     prefix = f"COVEY_{role.upper()}_"
     for name, text in sorted((os.environ if environ is None else environ).items()):
         key = name.removeprefix(prefix).lower()
         if name.startswith(prefix) and key in fields:
-            values[key] = (text, name)
+            values[key] = (text, name, f"environment {name}")
         elif name.startswith(prefix):
             problems.append(f"unknown variable {name}")
     for key, value in (options or {}).items():
         if value is not None:
-            values[key] = (value, f"--{key.replace('_', '-')}")
+            flag = (flags or {}).get(key, f"--{key.replace('_', '-')}")
+            values[key] = (value, flag, f"option {flag}")
     ready: dict[str, object] = {}
-    for key, (value, said_by) in values.items():
+    for key, (value, said_by, _) in values.items():
         try:
             # strict=False: environment variables are strings, and "1883" is a port
             ready[key] = msgspec.convert(value, hints[key], strict=False)
@@ -86,7 +127,9 @@ def load(
         problems += also({name: _default(f) for name, f in fields.items()} | ready)
     if problems or made is None:
         raise ConfigError(f"{where}: " + "; ".join(problems))
-    return made
+    return made, [
+        Setting(name, getattr(made, name), values[name][2] if name in values else "default") for name in fields
+    ]
 
 
 def _default(field: msgspec.structs.FieldInfo) -> object:
@@ -97,17 +140,18 @@ def _default(field: msgspec.structs.FieldInfo) -> object:
 
 
 def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationError) -> list[str]:
-    """What is wrong with one key's value; of a list of tables ([[key]]) every key of every table."""
+    """What is wrong with one key's value; of tables ([[key]], or [key.name]) every key of every table."""
     table = next((a for a in get_args(hint) if isinstance(a, type) and issubclass(a, msgspec.Struct)), None)
     if table is None:
         return [f"{said_by}: {_lower(error)}"]
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        return [f"{said_by}: tables in the TOML file expected ([[...]]), {type(value).__name__} given"]
+    named = get_origin(hint) is dict
+    kind, shape = (dict, f"[{said_by}.NAME]") if named else (list, "[[...]]")
+    if not isinstance(value, kind) or not all(isinstance(row, dict) for row in _rows(value).values()):
+        return [f"{said_by}: tables in the TOML file expected ({shape}), {type(value).__name__} given"]
     hints = get_type_hints(table, include_extras=True)
     required = [f.name for f in msgspec.structs.fields(table) if f.required]
     problems: list[str] = []
-    for index, row in enumerate(value):
-        where = f"{said_by}[{index}]"
+    for where, row in ((f"{said_by}{name}", row) for name, row in _rows(value).items()):
         problems += [f"{where}: unknown key {key!r}" for key in row if key not in hints]
         problems += [f"{where}: missing key {key!r}" for key in required if key not in row]
         for key in sorted(hints.keys() & row.keys()):
@@ -118,17 +162,41 @@ def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationErro
     return problems or [f"{said_by}: {_lower(error)}"]
 
 
+def _rows(value: Any) -> dict[str, Any]:
+    """Tables by what is put behind their key to name them: [0] or .name."""
+    if isinstance(value, dict):
+        return {f".{name}": row for name, row in value.items()}
+    return {f"[{index}]": row for index, row in enumerate(value)}
+
+
 def _lower(error: Exception) -> str:
     text = str(error)
     return text[:1].lower() + text[1:]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """A TOML file's keys and values, and the lines on which keys are set."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), _lines(text)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Line of each top-level key, where it is plain to see: a text of several lines may hold anything, so it ends there."""
+    found: dict[str, int] = {}
+    in_table = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if '"""' in line or "'''" in line:
+            break
+        header = _TABLE.match(line)
+        in_table = in_table or header is not None
+        key = header if in_table else _KEY.match(line)
+        if key:
+            found.setdefault(key["key"], number)
+    return found

@@ -3,6 +3,7 @@
 Layout: a 4096-byte header (magic, length and CRC of a JSON description, the description), then `capacity` records of
 one size. Record n of the ring's life lies in slot (n - 1) mod capacity: 40 bytes of head, then T * C float32, little
 endian. A record is valid when its CRC holds, so a torn write costs one window and a reader needs no lock.
+The header's last bytes hold what the writer may still write to flash, for the next process; one that is torn is none.
 One writer (the agent); readers are the agent (to calibrate) and its learner. Stdlib only: samples are bytes here.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import struct
 import zlib
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MAGIC = b"COVRING1"
 HEADER_BYTES = 4096
 _PREFIX = struct.Struct("<8sII")  # magic, description length, description CRC-32
+_LEFT = struct.Struct("<ddI")  # bytes left, wall clock when that was so, CRC-32 of both; ends with the header
+_LEFT_AT = HEADER_BYTES - _LEFT.size
 _HEAD = struct.Struct("<QdQIIII")  # seq, start_s, index, flight, flags, CRC-32 of the rest of the record, reserved
 
 FITTED = 1  # flag: the group's bundle was fitted on this window already; calibrate with it, do not teach it again
@@ -66,7 +70,7 @@ def create_ring(path: Path, info: RingInfo) -> None:
     """
     described = {"channels": info.channels, "rate_hz": info.rate_hz, "window": info.window, "capacity": info.capacity}
     text = json.dumps(described).encode()
-    if _PREFIX.size + len(text) > HEADER_BYTES:
+    if _PREFIX.size + len(text) > _LEFT_AT:
         raise DataError(f"{path}: channel names of at most {HEADER_BYTES - 128} bytes expected, {len(text)} received")
     header = _PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text
     try:
@@ -159,6 +163,20 @@ class RingWriter:
         os.fsync(self._fd)
         os.close(self._fd)
 
+    def flash_left(self) -> tuple[float, float] | None:
+        """(bytes, wall clock) of the last `note_flash_left`; None where there was none."""
+        raw = os.pread(self._fd, _LEFT.size, _LEFT_AT)
+        if len(raw) != _LEFT.size:
+            return None
+        left, time_s, crc = _LEFT.unpack(raw)
+        whole = crc == zlib.crc32(raw[:-4]) and math.isfinite(left) and math.isfinite(time_s)
+        return (left, time_s) if whole and any(raw) else None
+
+    def note_flash_left(self, left: float, time_s: float) -> None:
+        """Note how many bytes may still be written, for the next process; it is on disk with the next windows."""
+        raw = struct.pack("<dd", left, time_s)
+        os.pwrite(self._fd, raw + struct.pack("<I", zlib.crc32(raw)), _LEFT_AT)
+
     def begin_flight(self) -> int:
         """Number of a new flight: windows of different flights never chain."""
         self.flight += 1
@@ -190,9 +208,20 @@ def _read_header(fd: int, path: Path) -> RingInfo:
         if magic != MAGIC or len(text) != length or zlib.crc32(text) != crc:
             raise DataError(f"{path}: a ring expected ({MAGIC.decode()}), its header is another or damaged")
         described = json.loads(text)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise DataError(f"{path}: a ring expected ({MAGIC.decode()}), its header is cut short") from error
-    return RingInfo(tuple(described["channels"]), described["rate_hz"], described["window"], described["capacity"])
+    return _info(path, described)
+
+
+def _info(path: Path, described: object) -> RingInfo:
+    """What a header's description says; its CRC holds, so anything else was never written by us."""
+    info = described if isinstance(described, dict) else {}
+    channels, rate_hz, sizes = info.get("channels"), info.get("rate_hz"), (info.get("window"), info.get("capacity"))
+    good = isinstance(channels, list) and channels and all(isinstance(name, str) for name in channels)
+    good = good and isinstance(rate_hz, int | float) and 0 < rate_hz < math.inf
+    if not good or not all(type(size) is int and 0 < size < 2**32 for size in sizes):
+        raise DataError(f"{path}: channels, rate_hz, window and capacity of a ring expected, {str(info)[:80]} found")
+    return RingInfo(tuple(info["channels"]), float(info["rate_hz"]), info["window"], info["capacity"])
 
 
 def _heads(fd: int, info: RingInfo) -> Iterator[tuple[int, int]]:

@@ -70,7 +70,7 @@ class Scores(Struct, frozen=True):
     sketch: list[list[int]]  # see covey/sketch.py
 
 
-class Drift(Struct, frozen=True):
+class Drift(Struct, frozen=True, omit_defaults=True):
     """How far a period is from what the model was fitted on."""
 
     input: NotNegative  # mean |z| of the period's mean features; about 0 when nothing moved
@@ -83,7 +83,7 @@ class Drift(Struct, frozen=True):
     sketch: list[list[int]] = []  # mean |z| of each window of the period: mergeable; []: not told
 
 
-class Reported(Struct, frozen=True):
+class Reported(Struct, frozen=True, omit_defaults=True):
     """What a device has, beside what the cloud wants (`desired`)."""
 
     release: Count  # 0: none
@@ -106,7 +106,7 @@ class Dropped(Struct, frozen=True):
     last: Seq
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     """State of the device and its queue."""
 
     memory_bytes: Count
@@ -129,7 +129,7 @@ class Position(Struct, frozen=True):
     alt_m: float = 0.0
 
 
-class Summary(Struct, frozen=True):
+class Summary(Struct, frozen=True, omit_defaults=True):
     """What an agent says about a period of windows. About 1 kB."""
 
     start_s: float  # device clock, seconds since the epoch
@@ -161,7 +161,7 @@ class WindowRef(Struct, frozen=True):
     sha256: Digest  # of the window's float32 little-endian samples, row by row
 
 
-class Alarm(Struct, frozen=True):
+class Alarm(Struct, frozen=True, omit_defaults=True):
     """One detected anomaly, begun or ended; also its lineage record."""
 
     alarm_id: Text  # begin and end share it
@@ -184,7 +184,7 @@ class Alarm(Struct, frozen=True):
     detail: Text = ""
 
 
-class Status(Struct, frozen=True):
+class Status(Struct, frozen=True, omit_defaults=True):
     """A turn in an agent's life, or the answer to a command."""
 
     kind: Literal["start", "stop", "update", "command"]
@@ -335,7 +335,6 @@ def make_event(identity: Identity, kind: str, time_s: float, data: Struct, trace
         "source": f"/covey/{identity.device}",
         "type": TYPE_OF_KIND[kind],
         "time": rfc3339(time_s),
-        "datacontenttype": "application/json",
         "data": data,
     }
     if traceparent:

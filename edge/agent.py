@@ -1,8 +1,8 @@
 """The agent: source -> core -> outbox -> link, the ring beside it, and releases on their way in.
 
 Outbox and link are on a thread of their own, the ring's writes on another: a window never waits for disk or network (a swap of
-models, on the ground, does). It wires and decides what depends on several parts: when to calibrate, when to summarise, when a new release may take over,
-when it is taken back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
+models, on the ground, does). It wires and decides what depends on several parts: when to calibrate, when a new release may take over, when it is taken
+back. How each of these works is in the parts. `run(config, stop)` ends soon after `stop` is set, with
 everything that was said on disk and, if the cloud is there, acknowledged.
 """
 
@@ -10,44 +10,38 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from covey import wire
-from covey.bundle import read_bundle
-from covey.errors import BundleError, ConfigError, DataError, UpdateError
-from edge import report
-from edge.budget import Budget
+from covey.errors import BundleError, DataError, UpdateError
+from edge.boot import first_model, open_slot, opened_uplink
 from edge.commission import Ring, calibrated, fits
 from edge.core import AgentCore, Kept, Loaded, Output
 from edge.holding import About, held
 from edge.install import Installer
 from edge.keeper import Keeper
-from edge.link import Link, read_password, tls_context
-from edge.loading import choose_runtime, open_model
-from edge.models.check import check_golden, check_in_subprocess
 from edge.models.slots import Slot, Slots
-from edge.outbox import Outbox
+from edge.notify import Notifier
 from edge.quarantine import Quarantine
-from edge.resend import SendWindow
 from edge.road import Road
 from edge.sources import Begin, End, Missing, Samples, joined
-from edge.sources.player import Player
+from edge.sources.open import is_live, open_source
 from edge.state import state_folder, updater
-from edge.status import Flight, Tally, status_in_memory, status_on_disk, write_status
+from edge.status import Flight, Tally
 from edge.trial import Trial
-from edge.uplink import Uplink
+from edge.voice import Voice
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from edge.alarms import Raised
     from edge.config import AgentConfig
 
 _TURN_S = 0.05  # the loop's bounded wait
 _STATUS_S = 1.0
+_START_S = 600.0
 _CATCH_UP = 32  # portions of the source in one turn, at most
 _BATTERY = "pm.vbatMV"  # channel with the battery's millivolts, where a source has it
 
@@ -60,29 +54,31 @@ def run(config: AgentConfig, stop: threading.Event) -> None:
         CoveyError: a file, a bundle or a runtime that cannot be used at all.
     """
     with ExitStack() as stack:
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        notifier.extend(_START_S)  # commissioning reads whole flights
         agent = Agent(config, stop, stack)
+        notifier.ready(agent.voice.words)
         try:
-            agent.loop()
+            agent.loop(notifier)
         finally:
+            notifier.stopping("what was said is brought to safety")
             agent.finish()
 
 
 class Agent:
-    """One device's agent."""
+    """One device's agent.
+
+    Attributes:
+        voice: what it says.
+    """
 
     def __init__(self, config: AgentConfig, stop: threading.Event, stack: ExitStack) -> None:
         """Open everything, commission, calibrate; the stack closes it."""
         self._config, self._stop, self._log = config, stop, logging.getLogger("edge")
         self._state = state_folder(config, stack)
-        self._player = Player(config.sources, config.speed, config.gap_s, config.clock_start, repeat=config.repeat)
-        self._player.extras = (_BATTERY,)
         self._tally = Tally()
-        self._status = status_in_memory(self._state / "status.json")
-        self._phase: Literal["commissioning", "flying", "done", "idle"] = "commissioning"
-        self._started_s = self._next_status_s = 0.0
-        self._interval_s = config.summary_interval_s
-        self._next_summary_s = self._next_idle_s = time.monotonic() + self._interval_s
-        self._told: wire.Reported | None = None
+        self._next_status_s = 0.0
         self._tried_windows = 0
         self._watched: Loaded | None = None
         self._battery_column: int | None = None
@@ -93,84 +89,48 @@ class Agent:
         self._ring_path = self._state / "ring.bin"
         self._installer = Installer(config, self._slots, updater(config, self._state), self._ring_path, self._log)
         stack.callback(self._installer.close)
-        self._road = Road(self._uplink)
+        self._road = Road(lambda: opened_uplink(config, self._state, self._log))
         stack.callback(self._road.close)
 
         self._trial = Trial(self._state / "trial.json")
         self._quarantine = Quarantine(config.quarantine_windows)
-        self._slot, model = self._first_model()
+        slot, model = first_model(config, self._slots, self._trial, self._installer)
         self._core = AgentCore(config.device, model)
-        self._player.columns = model.manifest.inputs.channels
-        self._ring = Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log)
+        self._source = open_source(
+            config.sources,
+            rate_hz=model.manifest.inputs.rate_hz,
+            speed=config.speed,
+            gap_s=config.gap_s,
+            clock_start_s=config.clock_start,
+            repeat=config.repeat,
+            hold_s=config.hold_reading_s,
+            channel_map=config.source_channels,
+        )
+        stack.callback(self._source.close)
+        self._source.extras = (_BATTERY,)
+        self._replay = config.speed == 0 and not any(map(is_live, config.sources))
+        self._trouble = ""
+        self.voice = Voice(
+            config, self._state, self._core, slot, self._road, self._tally, self._installer, self._source, self._log
+        )
+        self._source.columns = model.manifest.inputs.channels
+        self._ring = self._opened_ring(model)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
         self._keeper = Keeper()
         stack.callback(self._keeper.close)
         self._calibrating = False
-        self._write_status()
+        self.voice.write_status(self._ring.windows, self._held(fetching=False))
         if self._ring.windows == 0 and (config.commission or config.commission_fitted):
             self._ring.commission(config.commission, config.commission_fitted, stop, self._log)
         self._calibrate(wait=True)
-        self._say("start", f"runtime {model.runtime} {model.provider}".strip())
-
-    @contextmanager
-    def _uplink(self) -> Iterator[Uplink]:
-        config = self._config
-        with Outbox(self._state / "outbox.db", config.device, config.outbox_bytes) as outbox:
-            link = Link(
-                config.device,
-                config.host,
-                config.port,
-                self._log,
-                tls=tls_context(config.mqtt_ca, config.mqtt_cert, config.mqtt_key),
-                user=config.mqtt_user,
-                password=read_password(config.mqtt_password_file),
-            )
-            try:
-                window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
-                yield Uplink(outbox, link, window, self._log, Budget(config.links))
-            finally:
-                link.close()
+        self.voice.say("start", f"runtime {model.runtime} {model.provider}".strip())
 
     # -- models ---------------------------------------------------------------------------------------------------
 
-    def _first_model(self) -> tuple[Slot, Loaded]:
-        slot = self._slots.active
-        if slot is None:
-            slot = self._install_first()
-        back = ""
-        if self._trial.failed(slot.release, slot.bundle.digest):
-            back = "died before its first windows were over"
-        try:
-            if not back:
-                self._trial.enter()
-                model = self._open(slot)
-                self._trial.leave()
-                return slot, model
-        except BundleError as error:
-            if self._slots.previous is None:
-                raise
-            back = str(error)
-        older = self._slots.go_back(back)
-        self._trial.end()
-        if older is None:
-            raise UpdateError(f"release {slot.release}: {back}; there is no release to go back to")
-        self._installer.gone_back(slot.release, slot.bundle.digest, back)
-        return older, self._open(older)
-
-    def _install_first(self) -> Slot:
+    def _opened_ring(self, model: Loaded) -> Ring:
         config = self._config
-        if not config.bundle:
-            raise ConfigError(f"bundle: a bundle expected, {self._state} holds no release yet")
-        path = Path(config.bundle)
-        runtime = choose_runtime(read_bundle(path), config.runtimes)
-        check_in_subprocess(path, runtime, config.check_timeout_s, config.check_memory_bytes)
-        return self._slots.activate(self._slots.put(path, config.bundle_release, None).name)
-
-    def _open(self, slot: Slot) -> Loaded:
-        runtime = choose_runtime(slot.bundle, self._config.runtimes)
-        model = open_model(slot.bundle, slot.release, runtime, slot.calibration)
-        check_golden(slot.bundle, runtime, model.network)
-        return model
+        budget = config.ring_flash_bytes_per_day
+        return Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log, budget)
 
     def _calibrate(self, *, wait: bool = False) -> None:
         """Calibrate the active model when the ring has windows enough, and again later when that failed."""
@@ -181,7 +141,7 @@ class Agent:
         self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
         self._calibrating = True
         self._keeper.do(lambda: self._calibrated(model))
-        if wait or self._config.speed == 0:  # a replay has no time of its own that would go on meanwhile
+        if wait or self._replay:  # it has no time of its own that would go on meanwhile
             self._keeper.wait()
             self._kept()
 
@@ -203,9 +163,9 @@ class Agent:
             self._calibrating = False
             done, slot = answer
             if slot is not None and done.digest == self._core.model.digest and self._core.learning:
-                self._slot = slot
+                self.voice.slot = slot
                 self._log.info("calibrated on %d windows", done.calibration.windows)
-                self._emit(self._core.swap(done))
+                self.voice.alarms(self._core.swap(done))
 
     def _advance_release(self) -> None:
         ready = self._installer.ready
@@ -214,23 +174,23 @@ class Agent:
             self._core.watch(ready)
         if ready is None:
             return
-        verdict = self._installer.judge(self._core.shadow, flying=self._player.playing)
+        verdict = self._installer.judge(self._core.shadow, flying=self._source.playing)
         if verdict is None or self._calibrating or (verdict and self._held(fetching=False)):
             return
         if verdict:
             self._swap(ready)
         else:
-            self._say("update", self._installer.reason, ok=False)
-        self._next_summary_s = 0.0
+            self.voice.say("update", self._installer.reason, ok=False)
+        self.voice.soon()
 
     def _held(self, *, fetching: bool) -> str:
         """Why no release is fetched or swapped, and nothing trained, now; empty: nothing holds it up."""
-        volts = self._player.vehicle.battery_v
+        volts = self._source.vehicle.battery_v
         about = About(
-            armed=bool(self._player.vehicle.armed),
-            airborne=self._core.airborne and (self._player.playing or not fetching),
+            armed=bool(self._source.vehicle.armed),
+            airborne=self._core.airborne and (self._source.playing or not fetching),
             battery_v=self._tally.battery_v if volts is None else volts,
-            battery_share=self._player.vehicle.battery_share,
+            battery_share=self._source.vehicle.battery_share,
             metered=fetching and self._road.view.metered,
         )
         return held(about, self._config)
@@ -240,22 +200,22 @@ class Agent:
             slot = self._slots.activate(self._slots.spare_name)
         except (BundleError, UpdateError) as error:
             self._installer.refuse(str(error))
-            self._say("update", str(error), ok=False)
+            self.voice.say("update", str(error), ok=False)
             return
         self._trial.begin(ready.release, ready.digest, self._config.trial_windows)
         self._installer.swapped()
         self._use(slot, ready)
-        self._say("update", f"release {ready.release} in slot {slot.name}")
+        self.voice.say("update", f"release {ready.release} in slot {slot.name}")
 
     def _use(self, slot: Slot, model: Loaded) -> None:
         self._quarantine.drop()
-        self._slot, self._tried_windows = slot, 0
-        self._emit(self._core.swap(model))
-        self._player.columns = model.manifest.inputs.channels
+        self.voice.slot, self._tried_windows = slot, 0
+        self.voice.alarms(self._core.swap(model))
+        self._source.columns = model.manifest.inputs.channels
         if not fits(self._ring_path, model.manifest.inputs):
             self._keeper.wait()  # it writes to the old one
             self._ring.close()
-            self._ring = Ring(self._ring_path, model.manifest.inputs, self._config.ring_windows, self._log)
+            self._ring = self._opened_ring(model)
         self._calibrate(wait=True)
 
     def _go_back(self, error: BundleError) -> None:
@@ -265,16 +225,17 @@ class Agent:
         if older is None:
             raise error
         self._trial.end()
-        self._use(older, self._open(older))
+        self._use(older, open_slot(older, self._config))
         self._installer.gone_back(bad.release, bad.digest, str(error))
-        self._say("update", f"back to release {older.release}: {error}", ok=False)
-        self._next_summary_s = 0.0
+        self.voice.say("update", f"back to release {older.release}: {error}", ok=False)
+        self.voice.soon()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def loop(self) -> None:
-        """Turn until stopped."""
+    def loop(self, notifier: Notifier) -> None:
+        """Turn until stopped; each turn is a sign of life."""
         while not self._stop.is_set():
+            notifier.alive()
             now_s = time.monotonic()
             for wanted in self._road.take():
                 self._take(wanted)
@@ -282,41 +243,44 @@ class Agent:
             self._installer.step(now_s, self._held(fetching=True))
             scored = self._play(now_s)
             self._advance_release()
-            self._phase = "flying" if self._player.playing or not self._player.done else "idle"
-            if self._player.done and self._config.sources:
-                self._phase = "done"
+            self.voice.phase = "flying" if self._source.playing or not self._source.done else "idle"
+            if self._source.done and self._config.sources:
+                self.voice.phase = "done"
                 if self._config.exit_when_done:
                     return
-            if now_s >= self._next_summary_s and not self._road.busy and self._has_news(now_s):
-                self._summarise()
+            self.voice.turn(now_s)
             if now_s >= self._next_status_s:
-                self._write_status()
+                self.voice.write_status(self._ring.windows, self._held(fetching=False))
+                notifier.status(self.voice.words)
                 self._next_status_s = now_s + _STATUS_S
-            if not (scored and self._config.speed == 0):
+            if not (scored and self._replay):
                 self._stop.wait(_TURN_S)
 
     def finish(self) -> None:
         """End what is open, tell it, and wait for its acknowledgement within `flush_s`."""
-        self._emit(self._core.end_flight())
+        self.voice.alarms(self._core.end_flight())
         self._trial.leave()
         if self._core.summary.windows:
-            self._summarise()
-        self._say("stop", "stopped" if self._stop.is_set() else "everything was played")
+            self.voice.summarise()
+        self.voice.say("stop", "stopped" if self._stop.is_set() else "everything was played")
         self._keeper.wait()
         self._road.flush(self._config.flush_s)
-        self._write_status()
-        status_on_disk(self._state / "status.json", self._status)
+        self.voice.write_status(self._ring.windows, self._held(fetching=False))
+        self.voice.close()
 
     def _play(self, now_s: float) -> bool:
         items = self._due(now_s)
+        if self._source.problem != self._trouble:
+            self._trouble = self._source.problem
+            self._log.warning("source: %s", self._trouble or "works again")
         for item in items:
             if isinstance(item, Begin):
                 self._begin(item)
             elif isinstance(item, End):
-                self._emit(self._core.end_flight())
+                self.voice.alarms(self._core.end_flight())
                 self._keep(self._quarantine.end())
                 self._trial.leave()
-                self._summarise(item.name)
+                self.voice.summarise(item.name)
             elif isinstance(item, Missing):
                 self._absent(item)
             else:
@@ -334,12 +298,12 @@ class Agent:
 
     def _due(self, now_s: float) -> list[Begin | Samples | End | Missing]:
         """What the source has; behind, as many portions as there are, joined so that they are scored as one batch."""
-        items = self._player.take(now_s, time.time())
+        items = self._source.take(now_s, time.time())
         more = items
-        for _ in range(_CATCH_UP if self._config.speed else 0):
+        for _ in range(0 if self._replay else _CATCH_UP):
             if not (more and isinstance(more[-1], Samples)):
                 break
-            more = self._player.take(now_s, time.time())
+            more = self._source.take(now_s, time.time())
             items = joined(items, more)
         return items
 
@@ -349,18 +313,18 @@ class Agent:
             raise DataError(f"{item.name}: {inputs.rate_hz:g} samples/s expected, {item.rate_hz:g} found")
         self._tally.flights.append(Flight(Path(item.name).name, self._core.model.release))
         self._battery_column = item.channels.index(_BATTERY) if _BATTERY in item.channels else None
-        self._emit(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+        self.voice.alarms(self._core.begin_flight(Path(item.name).name[:256], item.channels))
 
     def _absent(self, item: Missing) -> None:
         now_s = time.time()
         self._log.warning("%s: %s", item.channel, "there again" if item.back else "brings nothing")
         limit_s = self._config.hold_reading_s
-        self._emit(self._core.missing(item.channel, item.since_s, now_s, limit_s, back=item.back))
+        self.voice.alarms(self._core.missing(item.channel, item.since_s, now_s, limit_s, back=item.back))
         self._core.gap()
 
     def _scored(self, output: Output) -> None:
         self._tally.scored(output.windows, output.first_s)
-        self._emit(output.alarms)
+        self.voice.alarms(output.alarms)
         if self._config.learn:
             if self._core.learning:  # without a threshold there is no alarm to wait for
                 self._keep(output.kept)
@@ -380,54 +344,16 @@ class Agent:
                     ring.append(window)
 
             self._keeper.do(append)
-            if self._config.speed == 0:
+            if self._replay:
                 self._keeper.wait()
-
-    # -- what is said ---------------------------------------------------------------------------------------------
-
-    def _emit(self, raised: Sequence[Raised]) -> None:
-        for alarm, traceparent in raised:
-            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
-            self._tally.alarm(alarm)
-            self._road.put("alarm", alarm, traceparent)
-
-    def _has_news(self, now_s: float) -> bool:
-        return self._core.summary.windows > 0 or now_s >= self._next_idle_s or self._reported() != self._told
-
-    def _summarise(self, flight: str = "") -> None:
-        now_s = time.monotonic()
-        self._next_summary_s = now_s + self._road.view.stretch(self._interval_s)
-        self._next_idle_s = now_s + max(self._interval_s, self._config.idle_summary_interval_s)
-        self._told = self._reported()
-        core = self._core
-        health = report.health(self._tally, self._road.view, self._installer)
-        name = Path(flight).name[:256] or core.flight_name
-        where = self._player.vehicle.position if self._config.share_position else None
-        place = None if where is None else wire.Position(*where)
-        data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name, place)
-        self._road.put("summary", data)
-
-    def _say(self, kind: Literal["start", "stop", "update", "command"], detail: str, *, ok: bool = True) -> None:
-        self._road.put("status", wire.Status(kind, self._reported(), detail[:256], ok=ok))
-
-    def _reported(self) -> wire.Reported:
-        return report.reported(self._core.model, self._slot.name, self._installer)
 
     def _take(self, wanted: wire.Desired | wire.Command) -> None:
         if isinstance(wanted, wire.Desired):
             self._installer.want(wanted, self._core.model)
-            self._interval_s = wanted.parameters.summary_interval_s or self._config.summary_interval_s
-            self._next_summary_s = min(self._next_summary_s, time.monotonic() + self._interval_s)
+            self.voice.every(wanted.parameters.summary_interval_s or self._config.summary_interval_s)
             return
         in_time = time.time() <= wanted.expires_s
         if in_time and wanted.kind == "summarise":
-            self._summarise()
+            self.voice.summarise()
         detail = wanted.kind if in_time else f"{wanted.kind}: expired"
-        answer = wire.Status("command", self._reported(), detail, wanted.id, in_time)
-        self._road.put("status", answer, answers=wanted.id)
-
-    def _write_status(self) -> None:
-        status = report.status(self._core, self._tally, self._road.view, self._installer)
-        status |= {"may_learn": self._held(fetching=False) or "yes"}
-        status |= {"device": self._config.device, "state": self._phase, "ring_windows": self._ring.windows}
-        write_status(self._status, status)
+        self.voice.answer(wanted, detail, ok=in_time)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from edge.scoring.scorer import Scorer
     from edge.scoring.sensors import Stuck
 
-_MAX_SHARES = 8  # of the channels, in an alarm's begin
+_MAX_SHARES = 5  # of the channels, in an alarm's begin
 _END_SHARES = 3  # in its end: the begin has told them
-_LEAST = 0.005  # of a smaller share nobody learns anything
+_LEAST = 0.02  # of a smaller share nobody learns anything
 _MODEL = ""  # the open alarms' key for the model's own
 
 

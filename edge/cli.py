@@ -1,16 +1,17 @@
-"""`covey edge`: run, status, config, doctor. Imports numpy, paho and the runtimes only inside the commands."""
+"""`covey edge`: run, install, uninstall, status, config, sources, doctor. Heavy libraries are imported inside the commands."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from covey.config import load
-from covey.errors import UsageError
+from covey.config import explain
+from edge import doctor_cli, service_cli
 from edge.config import AgentConfig
+from edge.options import FLAGS, AsJson, agent_options
 
 app = typer.Typer(
     help="The agent on the device: scores its own sensor windows, sends summaries and alarms, takes updates.",
@@ -18,41 +19,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_Config = Annotated[Path | None, typer.Option("--config", help="TOML file; `covey edge config` shows every key.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.command(epilog="Example: covey edge run --device d1 --state ./d1 --bundle m.covey --source flight.log --speed 10")
+@agent_options
 def run(
-    config: _Config = None,
-    device: Annotated[str | None, typer.Option("--device", help="Name in topics and identities.")] = None,
-    mqtt: Annotated[str | None, typer.Option("--mqtt", help="MQTT 5 broker, host:port.")] = None,
-    state: Annotated[str | None, typer.Option("--state", help="Private folder: outbox, ring, models.")] = None,
-    bundle: Annotated[str | None, typer.Option("--bundle", help="Model to install at the first start.")] = None,
-    source: Annotated[list[str] | None, typer.Option("--source", help="Recording to play; repeat.")] = None,
-    commission: Annotated[
-        list[str] | None, typer.Option("--commission", help="Flight flown before, for the ring; repeat.")
-    ] = None,
-    commission_fitted: Annotated[
-        list[str] | None,
-        typer.Option("--commission-fitted", help="The same, but the bundle was fitted on it; repeat."),
-    ] = None,
-    learn: Annotated[
-        bool | None, typer.Option("--learn/--no-learn", help="Put the sources' normal windows into the ring.")
-    ] = None,
-    speed: Annotated[float | None, typer.Option("--speed", help="Times real time; 0: as fast as possible.")] = None,
-    runtime: Annotated[str | None, typer.Option("--runtime", help="auto, litert, onnx or tflite.")] = None,
-    summary_interval_s: Annotated[
-        float | None, typer.Option("--summary-interval-s", help="Between two summaries, wall clock.")
-    ] = None,
-    trusted_root: Annotated[
-        str | None, typer.Option("--trusted-root", help="TUF root.json; without it no update is taken.")
-    ] = None,
-    repeat: Annotated[bool | None, typer.Option("--repeat", help="Play the sources again and again.")] = None,
-    exit_when_done: Annotated[
-        bool | None, typer.Option("--exit-when-done", help="End when every source was played.")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")] = None,
+    options: dict[str, Any],
+    config: Path | None,
     die_with_parent: Annotated[
         bool, typer.Option("--die-with-parent", help="End when the process that started this one ends.")
     ] = False,
@@ -62,25 +34,19 @@ def run(
 
     if die_with_parent:
         covey_runtime.die_with_parent()
-    options: dict[str, object] = {"device": device, "mqtt": mqtt, "state": state, "bundle": bundle}
-    options |= {"sources": source, "commission": commission, "commission_fitted": commission_fitted, "learn": learn}
-    options |= {"speed": speed, "runtime": runtime, "summary_interval_s": summary_interval_s}
-    options |= {
-        "trusted_root": trusted_root,
-        "exit_when_done": exit_when_done,
-        "repeat": repeat,
-        "log_level": log_level,
-    }
-    settings = load(AgentConfig, "edge", config, options)
+    settings = explain(AgentConfig, "edge", config, options, flags=FLAGS)[0]
     from edge.process import become
 
     become(settings)
 
 
+service_cli.register(app)
+
+
 @app.command(epilog="Example: covey edge status --state ./d1 --json")
 def status(
     state: Annotated[Path, typer.Option("--state", help="State folder of an agent.")],
-    as_json: _Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what an agent said last, and what its outbox holds now; exit 1 when it does not run."""
     from edge.status import read_status
@@ -101,42 +67,60 @@ def status(
 
 
 @app.command("config", epilog="Example: covey edge config --config agent.toml --check")
+@agent_options
 def show_config(
-    config: _Config = None,
+    options: dict[str, Any],
+    config: Path | None,
     check: Annotated[bool, typer.Option("--check", help="Say only whether it is right.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the configuration that `run` would use (JSON on stdout), or check it; exit 2 names every bad key."""
-    import msgspec
+    """Show the configuration that `run` would use and where each value comes from; exit 2 names every bad key.
 
-    settings = load(AgentConfig, "edge", config)
-    missing = [
-        f"{key}: no such file: {name}"
-        for key in ("bundle", "trusted_root", "mqtt_ca", "mqtt_cert", "mqtt_key", "mqtt_password_file")
-        if (name := getattr(settings, key)) and not Path(name).is_file()
-    ]
-    if missing:
-        raise UsageError("; ".join(missing))
+    Secrets stand in files: what is shown is their paths.
+    """
+    from edge.config_text import plain, toml_value
+
+    settings = explain(AgentConfig, "edge", config, options, also=_missing_files, flags=FLAGS)[1]
     if check:
         typer.echo("configuration is right", err=True)
+    elif as_json:
+        told = {one.key: {"value": plain(one.value), "source": one.source} for one in settings}
+        typer.echo(json.dumps(told, indent=2))
     else:
-        typer.echo(msgspec.json.format(msgspec.json.encode(settings)).decode())
+        rows = [(one.key, toml_value(plain(one.value)), one.source) for one in settings]
+        key, value = (max(len(row[i]) for row in rows) for i in (0, 1))
+        for row in rows:
+            typer.echo(f"{row[0]:<{key}}  {row[1]:<{min(value, 40)}}  {row[2]}")
 
 
-@app.command(epilog="Example: covey edge doctor --json")
-def doctor(as_json: _Json = False) -> None:
-    """Tell what really runs on this device, and one fix for each thing that does not; exit 1 when nothing can score."""
-    from edge.doctor import examine
+def _missing_files(values: Any) -> list[str]:
+    keys = ("bundle", "trusted_root", "mqtt_ca", "mqtt_cert", "mqtt_key", "mqtt_password_file")
+    return [
+        f"{key}: no such file: {name}"
+        for key in keys
+        if (name := str(values[key] or "")) and not (key == "mqtt_ca" and name == "system") and not Path(name).is_file()
+    ]
 
-    found = examine()
+
+@app.command(epilog="Example: covey edge sources --source mavlink+udp://0.0.0.0:14550 --seconds 5 --json")
+def sources(
+    source: Annotated[list[str], typer.Option("--source", help="As for `run`.")],
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=3600, help="Listen so long.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a source offers: every channel, its readings a second and its last value; exit 1 when nothing comes."""
+    from edge.sources.open import describe
+
+    found = describe(source, seconds)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo(f"python    {found['python']}, numpy {found['numpy'] or 'missing'}")
-        for one in found["runtimes"]:
-            told = f"{one['version']}, {one['provider']}" if one["ok"] else f"{one['problem']}; fix: {one['fix']}"
-            typer.echo(f"{one['runtime']:<9} {'ok' if one['ok'] else 'no'}  {told}")
-        for check in found["checks"]:
-            if not check["ok"]:
-                typer.echo(f"{check['name']}: {check['fix']}")
-    if not any(one["ok"] for one in found["runtimes"]):
+        width = max((len(str(one["channel"])) for one in found), default=0)
+        for one in found:
+            typer.echo(f"{one['channel']:<{width}}  {one['rate_hz']:>8.4g} /s  {one['last']}")
+    if not found:
+        typer.echo(f"covey: {', '.join(source)}: readings expected, none came in {seconds:g} s", err=True)
         raise typer.Exit(1)
+
+
+doctor_cli.register(app)

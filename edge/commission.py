@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covey.ring import FITTED, RingInfo, RingReader, RingWriter, create_ring
+from edge.flash_budget import FlashBudget
 from edge.scoring.calibration import calibrate, ring_windows
 from edge.scoring.scorer import Scorer
 from edge.scoring.windows import cut
@@ -30,8 +31,17 @@ if TYPE_CHECKING:
 class Ring:
     """The one writer of a device's ring, with what the agent asks of it."""
 
-    def __init__(self, path: Path, inputs: Inputs, capacity: int, log: logging.Logger) -> None:
+    def __init__(
+        self, path: Path, inputs: Inputs, capacity: int, log: logging.Logger, flash_bytes_per_day: int = 0
+    ) -> None:
         """Open the ring, or make it; one of other inputs than the model's is thrown away: no model can learn from it.
+
+        Args:
+            path: of the ring.
+            inputs: what the model looks at.
+            capacity: windows, of a new ring.
+            log: for what is thrown away.
+            flash_bytes_per_day: windows beyond it are left out, in whole stretches; 0: no limit.
 
         Raises:
             DataError: it cannot be made, is damaged, or another process writes it.
@@ -45,18 +55,44 @@ class Ring:
         self._inputs = inputs
         self._writer = RingWriter(path)
         self._flight: int | None = None
+        left, then_s = self._writer.flash_left() or (None, 0.0)
+        self._noted = left if left is not None else float(flash_bytes_per_day)
+        self._step = flash_bytes_per_day / 100  # so much may be forgotten when the process dies
+        self.budget = FlashBudget(flash_bytes_per_day, time.monotonic(), left, time.time() - then_s)
 
     @property
     def windows(self) -> int:
         """Windows in it."""
         return self._writer.count
 
+    @property
+    def skipped(self) -> int:
+        """Windows left out since start because the flash budget was used up."""
+        return self.budget.refused
+
     def append(self, kept: Kept, flags: int = 0) -> None:
-        """Add a normal window; windows of one flight of the core share one flight of the ring."""
+        """Add a normal window if the budget allows it; windows of one flight of the core share one of the ring."""
+        if not self._may_write(must=False):
+            return
         if kept.flight != self._flight:
             self._flight = kept.flight
             self._writer.begin_flight()
         self._writer.append(kept.samples, kept.start_s, kept.index, flags)
+
+    def take_back(self, windows: Sequence[Kept]) -> int:
+        """Add the windows of an alarm that an operator called false, as flights of their own; returns how many.
+
+        Their jump in time begins new flights, so no window chains with what was written before or comes after.
+        """
+        before: int | None = None
+        for kept in windows:
+            if kept.flight != before:
+                before = kept.flight
+                self._writer.begin_flight()
+            self._may_write(must=True)
+            self._writer.append(kept.samples, kept.start_s, kept.index)
+        self._flight = None
+        return len(windows)
 
     def commission(
         self, files: Sequence[str], fitted: Sequence[str], stop: threading.Event, log: logging.Logger
@@ -78,6 +114,7 @@ class Ring:
                 if flight != before:
                     before, index = flight, 0
                     self._writer.begin_flight()
+                self._may_write(must=True)
                 content = np.ascontiguousarray(samples, "<f4").tobytes()
                 self._writer.append(content, start_s, index, FITTED if name in fitted else 0)
                 index += 1
@@ -86,7 +123,16 @@ class Ring:
 
     def close(self) -> None:
         """Flush and give the file free."""
+        if self._step:
+            self._writer.note_flash_left(self.budget.left, time.time())
         self._writer.close()
+
+    def _may_write(self, *, must: bool) -> bool:
+        allowed = self.budget.take(self._writer.info.record_bytes, time.monotonic(), must=must)
+        if self._step and abs(self.budget.left - self._noted) >= self._step:
+            self._noted = self.budget.left
+            self._writer.note_flash_left(self._noted, time.time())
+        return allowed
 
 
 def fits(path: Path, inputs: Inputs) -> bool:

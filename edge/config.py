@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from covey import topics
 from edge.budget import LinkLimit  # noqa: TC001  # msgspec reads the annotations when it runs
+from edge.sources.names import ChannelFrom  # noqa: TC001  # msgspec reads the annotations when it runs
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Maybe = Annotated[float, Meta(ge=0, le=86_400)]  # seconds; 0: none
@@ -30,7 +31,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     bundle_release: Annotated[int, Meta(ge=1)] = 1
     trusted_root: str = ""  # TUF root.json; without it no update is taken
 
-    sources: Files = ()  # recordings, played in this order
+    sources: Files = ()  # recordings, played in this order, or one live source's URL; docs/sources.md
+    source_channels: dict[str, ChannelFrom] = {}  # the model's channel -> where it comes from in the source
     hold_reading_s: Seconds = 0.5  # a channel of a live source that brings nothing for so long is missing
     speed: Annotated[float, Meta(ge=0)] = 1.0  # times real time; 0: as fast as possible
     gap_s: Maybe = 1.0  # between two recordings, on the device clock
@@ -43,6 +45,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     learn: bool = True  # normal windows of the sources go to the ring
     quarantine_windows: Annotated[int, Meta(ge=0)] = 240  # without an alarm behind a window before the ring takes it
     ring_windows: Annotated[int, Meta(ge=8, le=10_000_000)] = 4096  # capacity
+    ring_flash_bytes_per_day: Annotated[int, Meta(ge=0)] = 0  # written to the ring, at most; 0: no limit
 
     summary_interval_s: Seconds = 30.0
     idle_summary_interval_s: Seconds = 60.0  # while nothing is scored and nothing changes

@@ -40,6 +40,8 @@ class Uplink:
         self._trouble = ""
         if outbox.damaged:
             log.warning("%s: damaged and set aside; a new outbox %s begins", outbox.path, outbox.id)
+        if outbox.restored:
+            log.warning("%s: older than what was sent; a new outbox %s begins", outbox.path, outbox.id)
 
     def put(
         self,
@@ -102,9 +104,10 @@ class Uplink:
             self._heard = online and (self._heard or not retained)
         elif kind == "ack":
             for one in wire.decode(wire.Ack, payload).acks:
-                if one.outbox == self.outbox.id:  # another one's: of a file that is gone
-                    self.outbox.acknowledge(one.ranges)
-                    self.window.acknowledged(one.ranges)
+                places = self.outbox.places(one.outbox, one.ranges)  # none: of a file that is gone, or another card's
+                if places:
+                    self.outbox.acknowledge(places)
+                    self.window.acknowledged(places)
         elif kind == "desired":
             wanted.append(wire.decode(wire.Desired, payload))
         elif kind == "command":
@@ -123,15 +126,15 @@ class Uplink:
         if upto is not None and upto <= self.window.after:
             return
         for row in self.outbox.batch(self.window.after, count):
-            if upto is not None and row.seq > upto:
+            if upto is not None and row.place > upto:
                 return
             try:
                 if not self.link.publish(row.kind, row.body):
                     return
             except LinkError as error:
                 # It can never be sent, and would block what follows.
-                self._log.warning("event %s/%d given up: %s", self.outbox.id, row.seq, error)
-                self.outbox.give_up(row.seq)
+                self._log.warning("event at place %d given up: %s", row.place, error)
+                self.outbox.give_up(row.place)
                 continue
-            self.window.sent(row.seq, now_s)
+            self.window.sent(row.place, now_s)
             self.budget.sent(len(row.body), summary=row.kind == "summary")

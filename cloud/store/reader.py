@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from cloud.store import schema
 from cloud.store.writer import CONFLICTS, DUPLICATES_REFUSED, UNDECODABLE
+from covey import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,9 +113,8 @@ def counts(engine: Engine) -> Row:
         )
         newest = {(name, outbox): (top, n) for name, outbox, top, n in per_outbox}
         given_up = _given_up(connection, newest)
-        health = [
-            msgspec.json.decode(text) for (text,) in connection.execute(sa.select(schema.devices.c.health)) if text
-        ]
+        told = connection.execute(sa.select(schema.devices.c.health))
+        health = [msgspec.json.decode(text, type=wire.Health) for (text,) in told if text]
         return {
             "devices": number(sa.select(sa.func.count()).select_from(schema.devices)),
             "online": number(sa.select(sa.func.count()).where(schema.devices.c.online.is_(True))),
@@ -132,9 +132,9 @@ def counts(engine: Engine) -> Row:
             "conflicts": counter.get(CONFLICTS, 0),
             "undecodable": counter.get(UNDECODABLE, 0),
             "releases": number(sa.select(sa.func.count()).select_from(schema.releases)),
-            "raw_bytes": sum(one["raw_bytes"] for one in health),
-            "uplink_bytes": sum(one["uplink_bytes"] for one in health),
-            "downlink_model_bytes": sum(one.get("downlink_model_bytes", 0) for one in health),
+            "raw_bytes": sum(one.raw_bytes for one in health),
+            "uplink_bytes": sum(one.uplink_bytes for one in health),
+            "downlink_model_bytes": sum(one.downlink_model_bytes for one in health),
             "waiting_to_publish": number(sa.select(sa.func.count()).select_from(schema.outgoing)),
         }
 
@@ -191,8 +191,8 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
                 "alarms": alarmed.get(one, (0, 0))[0],
                 "open_alarms": alarmed.get(one, (0, 0))[1],
                 "flights": flights.get(one, []),
-                "reported": _json(row["reported"]),
-                "health": _json(row["health"]),
+                "reported": _whole(row["reported"], wire.Reported),
+                "health": _whole(row["health"], wire.Health),
                 "position": _json(row["position"]),
             }
         )
@@ -241,6 +241,17 @@ def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, i
 
 def _alarm(row: sa.RowMapping) -> Row:
     return {**row, "attribution": _json(row["attribution"])}
+
+
+def _whole(text: str, kind: type[msgspec.Struct]) -> dict[str, Any] | None:
+    """A part of a message with the fields that were left out because they have their default."""
+    if not text:
+        return None
+    decoded = msgspec.json.decode(text, type=kind)
+    return {
+        name: [msgspec.to_builtins(one) for one in value] if isinstance(value, list) else value
+        for name, value in msgspec.structs.asdict(decoded).items()
+    }
 
 
 def _json(text: str) -> Any:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -137,6 +136,8 @@ def joined(
     items: list[Begin | Samples | End | Missing], more: list[Begin | Samples | End | Missing]
 ) -> list[Begin | Samples | End | Missing]:
     """Both in order, with samples that follow each other as one portion."""
+    import numpy as np  # configuration and help import this file, and are light
+
     out = list(items)
     for item in more:
         before = out[-1] if out else None

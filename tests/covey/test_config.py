@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from covey.config import load
+from covey.config import explain, load
 from covey.errors import ConfigError
 
 
@@ -57,3 +57,49 @@ def test_a_missing_file_is_one_line(tmp_path):
 def test_a_rule_across_fields_is_told_with_the_file():
     with pytest.raises(ConfigError, match="edge configuration: port: 13 brings bad luck"):
         load(Example, "edge", None, {"device": "d", "port": 13}, {})
+
+
+def test_every_key_tells_where_its_value_came_from(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('# device = "no"\n\n"device" = "d"\nport = 1\n')
+    config, settings = explain(
+        Example, "edge", path, {"files": ["x"]}, {"COVEY_EDGE_PORT": "2"}, flags={"files": "--file"}
+    )
+    assert config == Example("d", 2, ["x"]) == load(Example, "edge", path, {"files": ["x"]}, {"COVEY_EDGE_PORT": "2"})
+    assert [tuple(one) for one in settings] == [
+        ("device", "d", f"{path}:3"),
+        ("port", 2, "environment COVEY_EDGE_PORT"),
+        ("files", ["x"], "option --file"),
+    ]
+    assert [one.source for one in explain(Example, "edge", path, None, {})[1]] == [f"{path}:3", f"{path}:4", "default"]
+
+
+class Named(msgspec.Struct, frozen=True):
+    port: int = 1
+    links: dict[str, Example] = {}
+
+
+def test_a_table_tells_its_line_and_keys_inside_tables_are_none_of_ours(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('[links.lan]\ndevice = "d"\nport = 5\n\n[links.wan]\ndevice = "e"\n')
+    settings = explain(Named, "edge", path, None, {})[1]
+    assert [(one.key, one.source) for one in settings] == [("port", "default"), ("links", f"{path}:1")]
+
+
+def test_keys_behind_a_text_of_several_lines_tell_the_file_alone(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('device = """\nport = 7"""\nport = 9\n')
+    config, settings = explain(Example, "edge", path, None, {})
+    assert (config.port, settings[1].source) == (9, str(path))
+
+
+def test_every_bad_key_of_every_named_table_is_told(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('[links.lan]\ndevice = "d"\nport = 0\n[links.wan]\nprot = 1\n')
+    with pytest.raises(ConfigError) as caught:
+        load(Named, "edge", path, None, {})
+    for words in ("links.lan.port: expected", "links.wan: unknown key 'prot'", "links.wan: missing key 'device'"):
+        assert words in str(caught.value)
+    path.write_text("links = 3\n")
+    with pytest.raises(ConfigError, match=r"links: tables in the TOML file expected \(\[links.NAME\]\), int given"):
+        load(Named, "edge", path, None, {})

@@ -398,3 +398,58 @@ def test_the_status_of_a_running_agent_is_no_wear_on_the_card_and_stays_when_it_
         assert not path.is_symlink()
         assert json.loads(path.read_text())["device"] == device
         assert not memory.parent.exists()
+
+
+def test_the_service_manager_is_told_of_readiness_life_and_the_end(tmp_path, mosquitto, files):
+    import socket
+
+    device = unique("d")
+    address = f"\0covey-test-{device}"
+    with Cloud(mosquitto.port), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(30)
+        agent = start_agent(
+            tmp_path, mosquitto.port, device, *options(files, "--commission", str(files / "calm.csv")),
+            "--source", str(files / "calm.csv"), "--speed", "0",
+            env={"NOTIFY_SOCKET": "@" + address[1:], "WATCHDOG_USEC": "300000"},
+        )  # fmt: skip
+        said = [manager.recv(4096).decode()]
+        while not any(one.startswith("READY=1") for one in said):
+            said.append(manager.recv(4096).decode())
+        lives = 0
+        while lives < 3:
+            lives += manager.recv(4096).decode() == "WATCHDOG=1"
+        agent.stop()
+        while not manager.recv(4096).decode().startswith("STOPPING=1"):
+            pass
+    assert said[0].startswith("EXTEND_TIMEOUT_USEC=")
+    assert "STATUS=release 1 on litert" in said[-1]
+
+
+def test_json_lines_on_standard_input_are_scored_as_they_come(tmp_path, mosquitto, files):
+    import subprocess
+    import sys
+    import time
+
+    device = unique("d")
+    code = "from edge.cli import app\napp()"
+    words = ["run", "--device", device, "--mqtt", f"127.0.0.1:{mosquitto.port}", "--state", str(tmp_path / device)]
+    words += [*options(files), "--source", "stdin:", "--exit-when-done"]
+    with Cloud(mosquitto.port) as cloud:
+        agent = subprocess.Popen([sys.executable, "-c", code, *words], stdin=subprocess.PIPE)
+        try:
+            assert agent.stdin is not None
+            began_s = time.time()
+            for n in range(40):  # its own clock, one reading a second: forty seconds are said in a moment
+                line = {"t": began_s - 40 + n, "ax": n % 7 / 7, "ay": n % 5 / 5}
+                agent.stdin.write((json.dumps(line) + "\n").encode())
+                agent.stdin.flush()
+            agent.stdin.close()
+            assert agent.wait(60) == 0
+        finally:
+            agent.kill()
+        status = json.loads((tmp_path / device / "status.json").read_text())
+        assert status["windows"] in {9, 10}  # 40 s in windows of 4 s; the last one may lack its last sample
+        assert status["source"]["counts"].get("bad", 0) == 0
+        assert status["outbox"]["pending"] == 0
+        assert [one.kind for one in cloud.data("status")] == ["start", "stop"]

@@ -1,7 +1,9 @@
 """The outbox on a real disk: what survives kill -9, what goes first when there is no room, what is told of it."""
 
 import os
+import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -24,7 +26,7 @@ def put(outbox, kind="summary", size=200, tells=()):
 
 
 def seqs(outbox):
-    return [row.seq for row in outbox.batch(0, 100_000)]
+    return [row.place for row in outbox.batch(0, 100_000)]
 
 
 @pytest.fixture
@@ -38,9 +40,9 @@ def test_events_keep_their_bytes_order_and_kind(outbox):
         put(outbox, kind)
     outbox.commit()
     rows = outbox.batch(0, 10)
-    assert [(row.seq, row.kind) for row in rows] == [(1, "summary"), (2, "alarm"), (3, "status")]
+    assert [(row.place, row.kind) for row in rows] == [(1, "summary"), (2, "alarm"), (3, "status")]
     assert rows[1].body == body(f"d1/{outbox.id}/2")
-    assert [row.seq for row in outbox.batch(1, 1)] == [2]
+    assert [row.place for row in outbox.batch(1, 1)] == [2]
 
 
 def test_the_file_is_private(outbox):
@@ -159,7 +161,7 @@ def test_no_committed_row_is_lost_to_kill_9(tmp_path):
             have = seqs(box)
             assert have == list(range(1, len(have) + 1))
             assert len(have) >= promised > total
-            assert all(row.body == body(f"d1/{box.id}/{row.seq}") for row in box.batch(0, 100_000))
+            assert all(row.body == body(f"d1/{box.id}/{row.place}") for row in box.batch(0, 100_000))
             assert box.last_seq == len(have)
             total = len(have)
 
@@ -281,8 +283,6 @@ def test_a_damaged_file_is_set_aside_and_a_new_outbox_begins(tmp_path):
 
 def test_a_disk_that_takes_nothing_keeps_rows_in_memory_and_goes_on_later(tmp_path):
     """A lock held by another process stands for a disk that refuses: the same OperationalError, and it can be lifted."""
-    import sqlite3
-
     with Outbox(tmp_path / "o.db", "d1") as box:
         box._db.execute("PRAGMA busy_timeout = 10")
         blocker = sqlite3.connect(tmp_path / "o.db", isolation_level=None)
@@ -314,3 +314,204 @@ def test_the_sequence_has_no_gaps_but_those_told(tmp_path):
         assert have | lost == set(range(1, 901))
         assert not have & lost
         assert all(one.last + 1 < two.first for one, two in pairwise(box.dropped(10_000)))
+
+
+# -- copies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """Stands for /dev/shm; another folder is another boot or another machine."""
+    return made(tmp_path / "memory")
+
+
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
+def bodies(box):
+    return [row.body.rstrip(b".").decode() for row in box.batch(0, 100_000)]
+
+
+def grown(path, memory, count, kind="alarm"):
+    """Some events more; returns (outbox, their sequence numbers)."""
+    with Outbox(path, "d1", memory=memory) as box:
+        return box.id, [put(box, kind).seq for _ in range(count)]
+
+
+def test_a_card_copied_to_another_board_is_another_outbox_and_both_bring_everything(tmp_path, memory):
+    one, two = made(tmp_path / "one"), tmp_path / "two"
+    first, _ = grown(one / "o.db", memory, 3)
+    shutil.copytree(one, two)
+    other = made(tmp_path / "memory of the other board")
+    with Outbox(one / "o.db", "d1", memory=memory) as a, Outbox(two / "o.db", "d1", memory=other) as b:
+        put(a, "alarm")
+        put(b, "alarm")
+        common = [f"d1/{first}/{seq}" for seq in (1, 2, 3)]
+        assert bodies(a) == [*common, f"d1/{first}/4"]
+        assert bodies(b) == [*common, f"d1/{b.id}/1"]
+        assert b.id != first
+        assert not b.restored
+
+
+def test_a_backup_put_back_on_the_same_boot_uses_no_number_again(tmp_path, memory):
+    path, backup = tmp_path / "o.db", tmp_path / "backup.db"
+    first, _ = grown(path, memory, 2)
+    shutil.copy2(path, backup)
+    grown(path, memory, 1)
+    path.write_bytes(backup.read_bytes())  # the same inode, as `cp` leaves it
+    with Outbox(path, "d1", memory=memory) as box:
+        assert box.restored
+        put(box, "alarm")
+        assert bodies(box) == [f"d1/{first}/1", f"d1/{first}/2", f"d1/{box.id}/1"]
+        assert box.id != first
+
+
+def test_a_backup_of_another_file_in_its_place_is_another_outbox(tmp_path, memory):
+    mine, theirs = tmp_path / "mine.db", tmp_path / "theirs.db"
+    _, _ = grown(mine, memory, 1)
+    other, _ = grown(theirs, memory, 5)
+    mine.write_bytes(theirs.read_bytes())
+    with Outbox(mine, "d1", memory=memory) as box:
+        assert put(box, "alarm").seq == 1
+        assert box.id != other
+
+
+def test_each_boot_begins_an_outbox_and_order_holds_over_all_of_them(tmp_path):
+    path = tmp_path / "o.db"
+    said = []
+    for boot in range(4):
+        outbox, seqs_of_boot = grown(path, made(tmp_path / f"boot{boot}"), 2)
+        assert seqs_of_boot == [1, 2]
+        said += [f"d1/{outbox}/{seq}" for seq in seqs_of_boot]
+    assert len({one.split("/")[1] for one in said}) == 4
+    with Outbox(path, "d1", memory=made(tmp_path / "boot4")) as box:
+        assert bodies(box) == said
+        # a false alarm was harmless: each row is acknowledged by the outbox that it belongs to
+        third = said[4].split("/")[1]
+        assert box.acknowledge(box.places(third, [(2, 9)])) == 1
+        assert bodies(box) == [*said[:5], *said[6:]]
+        assert box.places("0" * 16, [(1, 9)]) == []
+        assert box.places(box.id, [(1, 9)]) == []
+
+
+def test_outboxes_without_rows_are_forgotten(tmp_path):
+    path = tmp_path / "o.db"
+    for boot in range(3):
+        with Outbox(path, "d1", memory=made(tmp_path / f"boot{boot}")) as box:
+            put(box, "alarm")
+            box.acknowledge([(1, 99)])
+            assert list(box._places.bases) == [box.id]
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM outboxes").fetchone() == (1,)
+
+
+def test_rows_dropped_from_several_outboxes_are_told_as_each_ones(tmp_path):
+    path, told = tmp_path / "o.db", []
+    for boot in range(3):
+        with Outbox(path, "d1", 256 * 1024, memory=made(tmp_path / f"boot{boot}")) as box:
+            for _ in range(20):
+                put(box, "summary", 1000)
+            told.append(Dropped(box.id, 1, 20))
+    with Outbox(path, "d1", 256 * 1024, memory=made(tmp_path / "last")) as box:
+        while len(box.dropped()) < 4:
+            put(box, "summary", 1000)
+            box.commit()
+        assert box.dropped()[:3] == told
+        assert (box.dropped()[3].outbox, box.dropped()[3].first) == (box.id, 1)
+        identity = put(box, "alarm", tells=box.dropped())
+        assert box.dropped() == []
+        box.acknowledge(box.places(box.id, [(identity.seq, identity.seq)]))
+        assert box.dropped_rows() == 0
+
+
+@pytest.mark.parametrize("spoil", ["gone", "cut", "bit", "foreign", "link"])
+def test_a_mark_that_cannot_be_believed_is_none(tmp_path, memory, spoil):
+    path = tmp_path / "o.db"
+    first, _ = grown(path, memory, 1)
+    [mark] = memory.iterdir()
+    content = mark.read_bytes()
+    if spoil == "gone":
+        mark.unlink()
+    elif spoil == "cut":
+        mark.write_bytes(content[:-5])
+    elif spoil == "bit":
+        mark.write_bytes(content.replace(first.encode(), b"f" * 16))
+    elif spoil == "foreign":
+        mark.chmod(0o666)
+    else:
+        elsewhere = tmp_path / "elsewhere"
+        mark.rename(elsewhere)
+        mark.symlink_to(elsewhere)
+    second, seqs_of_second = grown(path, memory, 1)
+    assert (second != first, seqs_of_second) == (True, [1])
+    third, seqs_of_third = grown(path, memory, 1)
+    assert (third, seqs_of_third) == (second, [2])
+
+
+def test_marks_of_files_that_are_gone_are_swept(tmp_path, memory):
+    for n in range(3):
+        folder = made(tmp_path / str(n))
+        grown(folder / "o.db", memory, 1)
+        shutil.rmtree(folder)
+    path = tmp_path / "o.db"
+    grown(path, memory, 1)
+    assert [mark.read_bytes().split(b"\n")[-2] for mark in memory.iterdir()] == [str(path).encode()]
+
+
+def test_without_a_place_for_marks_each_start_is_a_new_outbox(tmp_path):
+    path, nowhere = tmp_path / "o.db", tmp_path / "nowhere"
+    ids = {grown(path, nowhere, 1)[0] for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_a_file_of_the_first_version_goes_on(tmp_path, memory):
+    path = tmp_path / "o.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            """
+            CREATE TABLE meta (outbox TEXT NOT NULL, last_seq INTEGER NOT NULL);
+            CREATE TABLE rows (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, body BLOB NOT NULL);
+            CREATE TABLE dropped (seq INTEGER PRIMARY KEY, last INTEGER NOT NULL, told_in INTEGER NOT NULL DEFAULT 0);
+            INSERT INTO meta VALUES ('00c0ffee00c0ffee', 9); INSERT INTO rows VALUES (8, 2, x'41');
+            INSERT INTO dropped VALUES (7, 7, 0); PRAGMA user_version = 1;
+            """
+        )
+    with Outbox(path, "d1", memory=memory) as box:
+        put(box, "alarm")
+        assert box.dropped() == [Dropped("00c0ffee00c0ffee", 7, 7)]
+        assert box.batch(0, 1)[0].body == b"A"
+        assert box.acknowledge(box.places("00c0ffee00c0ffee", [(8, 8)])) == 1
+        assert bodies(box) == [f"d1/{box.id}/1"]
+
+
+def test_a_database_that_is_no_outbox_is_set_aside(tmp_path):
+    path = tmp_path / "o.db"
+    for script in (
+        "CREATE TABLE other (x); PRAGMA user_version = 2",
+        "CREATE TABLE meta (outbox TEXT, last_seq INTEGER); PRAGMA user_version = 1",
+    ):
+        path.unlink(missing_ok=True)
+        with sqlite3.connect(path) as db:
+            db.executescript(script)
+        with Outbox(path, "d1") as box:
+            assert box.damaged
+            assert put(box, "alarm").seq == 1
+
+
+# -- room -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quota", [512 * 1024, 4 * 1024 * 1024])
+def test_file_log_index_and_spare_stay_within_the_quota_together(tmp_path, quota):
+    folder = made(tmp_path / "state")
+    largest = 0
+    with Outbox(folder / "o.db", "d1", quota) as box:
+        for n in range(quota // 250):
+            put(box, ("summary", "status", "alarm")[n % 97 == 0], 300 + n % 900)
+            if n % 20 == 0:
+                box.commit()
+                largest = max(largest, sum(file.stat().st_size for file in folder.iterdir()))
+        assert box.dropped_rows() > 0
+    assert quota // 2 < largest <= quota

@@ -58,3 +58,19 @@ def test_what_is_missing_is_told_before_and_while_playing(files, tmp_path):
     player.columns, player.extras = ("z",), ("battery",)
     with pytest.raises(DataError, match="z"):
         player.take(0.0, 0.0)
+
+
+def test_portions_that_follow_each_other_are_joined_and_a_gap_stays_one():
+    import numpy as np
+
+    from edge.sources import End, Samples, joined
+
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    one = joined([Samples(rows[:2], 10.0, gap=True)], [Samples(rows[2:4], 12.0, gap=False)])
+    one = joined(one, [Samples(rows[4:], 20.0, gap=True), End("f")])
+    assert [(type(item).__name__, getattr(item, "start_s", None), getattr(item, "gap", None)) for item in one] == [
+        ("Samples", 10.0, True),
+        ("Samples", 20.0, True),
+        ("End", None, None),
+    ]
+    assert one[0].rows.tolist() == rows[:4].tolist()

@@ -146,7 +146,7 @@ class Devices:
         """More events of a device; bytes that JSON would not write again the same way."""
         rows = self.rows[device]
         for seq in range(len(rows) + 1, len(rows) + count + 1):
-            data = wire.Status("start", wire.Reported(0, "", "onnx"), detail=f"event {seq}")
+            data = wire.Status("start", wire.Reported(0, "", "onnx"), detail=f"event {seq:064d}")
             event = wire.make_event(wire.Identity(device, self.outbox, seq), "status", 1_700_000_000.0 + seq, data)
             rows[seq] = b"  " + event[:-1] + b', "later" : [1.50, "\\u00e9"] }'
 

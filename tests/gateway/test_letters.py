@@ -36,7 +36,7 @@ def _judge(
 
 
 def test_a_letter_that_todays_limit_lets_through_is_sent_as_the_device_wrote_it() -> None:
-    payload = b"  " + _event("d1")[:-1] + b', "later": 1.50 }'
+    payload = b"  " + _event("d1")[:-1] + b', "later": 1.50, "more": "' + b"x" * 64 + b'" }'
     value = _record("too_large", topics.mqtt_topic("d1", "status").encode(), payload, "d1")
     assert _judge(b"d1", value) == Send("covey.status", b"d1", payload)
     still = _judge(b"d1", value, max_event_bytes=256)
