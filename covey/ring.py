@@ -160,8 +160,12 @@ class RingWriter:
 
     def close(self) -> None:
         """Flush to disk and give the ring free."""
-        os.fsync(self._fd)
-        os.close(self._fd)
+        try:
+            os.fsync(self._fd)
+        except OSError:  # a full disk: what it did not take fails its CRC
+            pass
+        finally:
+            os.close(self._fd)
 
     def flash_left(self) -> tuple[float, float] | None:
         """(bytes, wall clock) of the last `note_flash_left`; None where there was none."""
@@ -187,6 +191,7 @@ class RingWriter:
 
         Raises:
             DataError: the samples are not T * C float32.
+            OSError: the disk takes no more.
         """
         expected = self.info.record_bytes - _HEAD.size
         if len(samples) != expected:

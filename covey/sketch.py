@@ -21,6 +21,9 @@ GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA = math.log(GAMMA)
 MIN_VALUE = 1e-9
 MAX_VALUE = 1e12
+_LOWEST = math.floor(math.log(MIN_VALUE) / _LOG_GAMMA)  # bins that `add` can make; of others no value can be told
+_HIGHEST = math.ceil(math.log(MAX_VALUE) / _LOG_GAMMA)
+_MAX_COUNT = 2**53 - 1  # as every count on the wire
 MAX_BINS = 512  # past it the lowest bins are merged: high quantiles, which alarms live on, stay exact
 
 
@@ -105,6 +108,9 @@ class Sketch:
             raise WireError("bad_sketch", f"1 to {MAX_BINS + 1} pairs expected")
         (zero, mark), *pairs = rows
         bins = {index: n for index, n in pairs}  # noqa: C416  # rows are lists, not pairs
+        counts = (zero, *bins.values())
+        if any(not _LOWEST <= index <= _HIGHEST for index in bins) or max(counts) > _MAX_COUNT:
+            raise WireError("bad_sketch", f"bins from {_LOWEST} to {_HIGHEST}, counts up to {_MAX_COUNT} expected")
         if zero < 0 or mark != 0 or len(bins) != len(pairs) or any(n <= 0 for n in bins.values()):
             raise WireError("bad_sketch", "counts > 0 and distinct bins expected")
         return cls(zero, bins)

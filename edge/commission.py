@@ -55,6 +55,8 @@ class Ring:
         self._inputs = inputs
         self._writer = RingWriter(path)
         self._flight: int | None = None
+        self._log = log
+        self.unwritten = 0  # windows that the disk did not take
         left, then_s = self._writer.flash_left() or (None, 0.0)
         self._noted = left if left is not None else float(flash_bytes_per_day)
         self._step = flash_bytes_per_day / 100  # so much may be forgotten when the process dies
@@ -77,7 +79,7 @@ class Ring:
         if kept.flight != self._flight:
             self._flight = kept.flight
             self._writer.begin_flight()
-        self._writer.append(kept.samples, kept.start_s, kept.index, flags)
+        self._write(kept.samples, kept.start_s, kept.index, flags)
 
     def take_back(self, windows: Sequence[Kept]) -> int:
         """Add the windows of an alarm that an operator called false, as flights of their own; returns how many.
@@ -90,7 +92,7 @@ class Ring:
                 before = kept.flight
                 self._writer.begin_flight()
             self._may_write(must=True)
-            self._writer.append(kept.samples, kept.start_s, kept.index)
+            self._write(kept.samples, kept.start_s, kept.index)
         self._flight = None
         return len(windows)
 
@@ -116,7 +118,7 @@ class Ring:
                     self._writer.begin_flight()
                 self._may_write(must=True)
                 content = np.ascontiguousarray(samples, "<f4").tobytes()
-                self._writer.append(content, start_s, index, FITTED if name in fitted else 0)
+                self._write(content, start_s, index, FITTED if name in fitted else 0)
                 index += 1
             log.info("%s: %d windows into the ring", name, len(windows))
         self._flight = None
@@ -126,6 +128,14 @@ class Ring:
         if self._step:
             self._writer.note_flash_left(self.budget.left, time.time())
         self._writer.close()
+
+    def _write(self, samples: bytes, start_s: float, index: int, flags: int = 0) -> None:
+        try:
+            self._writer.append(samples, start_s, index, flags)
+        except OSError as error:  # a full disk costs windows to learn from, not the agent
+            self.unwritten += 1
+            if self.unwritten == 1:
+                self._log.warning("%s: windows cannot be written: %s", self.path, error.strerror)
 
     def _may_write(self, *, must: bool) -> bool:
         allowed = self.budget.take(self._writer.info.record_bytes, time.monotonic(), must=must)

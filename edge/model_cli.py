@@ -197,7 +197,8 @@ def _open(bundle: Bundle, runtime: str | None) -> tuple[str, Runtime]:
 def _read(path: Path, bundle: Bundle, span: tuple[int, int] | None, array: str) -> Recording:
     from edge.sources.files import read_recording
 
-    return read_recording(path, bundle.manifest.inputs.channels, span, array)
+    inputs = bundle.manifest.inputs
+    return read_recording(path, inputs.channels, span, array, rate_hz=inputs.rate_hz)
 
 
 def _calibration(bundle: Bundle, name: str, network: Runtime, data: Path, wanted: str, array: str) -> Calibration:

@@ -105,6 +105,7 @@ class Outbox:
             self._new = True
         self._mark.write(self.id, self._last)
         self._mark.sweep()
+        self._tight = False  # the partition is full, and the file makes do with the pages that it has
         self._spare = outbox_file.keep_spare(path, self._budget.spare_bytes)
         self._spare_since = time.monotonic()
 
@@ -172,6 +173,9 @@ class Outbox:
         if not self._spare and now_s - self._spare_since >= _SPARE_S:
             self._spare_since = now_s
             self._spare = outbox_file.keep_spare(self.path, self._budget.spare_bytes)
+            if self._spare and self._tight:
+                self._tight = False
+                outbox_file.loosen(self._db, self._budget)
 
     def commit(self) -> bool:
         """Bring what waits to disk, dropping by priority where there is no room; False when the disk takes nothing."""
@@ -221,16 +225,14 @@ class Outbox:
         Raises:
             StoreError: the file cannot be written; the rows stay and are acknowledged again after they are resent.
         """
-        gone = size = 0
+        places = list(places)
         try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                for span in places:
-                    sql = "SELECT count(*), coalesce(sum(length(body)), 0) FROM rows WHERE seq BETWEEN ? AND ?"
-                    rows, found = self._db.execute(sql, span).fetchone()
-                    self._db.execute("DELETE FROM rows WHERE seq BETWEEN ? AND ?", span)
-                    self._db.execute("DELETE FROM dropped WHERE told_in BETWEEN ? AND ?", span)
-                    gone, size = gone + rows, size + found
+            try:
+                gone, size = self._delete(places)
+            except sqlite3.OperationalError as error:
+                if "full" not in str(error) or self._tight or not self._tighten():
+                    raise
+                gone, size = self._delete(places)
         except sqlite3.OperationalError as error:
             raise StoreError(f"{self.path}: acknowledged rows cannot be deleted: {error}") from error
         self._rows -= gone
@@ -264,6 +266,18 @@ class Outbox:
         self.commit()
         self._mark.close()
         self._db.close()
+
+    def _delete(self, places: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        gone = size = 0
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for span in places:
+                sql = "SELECT count(*), coalesce(sum(length(body)), 0) FROM rows WHERE seq BETWEEN ? AND ?"
+                rows, found = self._db.execute(sql, span).fetchone()
+                self._db.execute("DELETE FROM rows WHERE seq BETWEEN ? AND ?", span)
+                self._db.execute("DELETE FROM dropped WHERE told_in BETWEEN ? AND ?", span)
+                gone, size = gone + rows, size + found
+        return gone, size
 
     def _group(self) -> list[_Waiting]:
         """What one transaction takes of what waits: at least one row."""
@@ -320,18 +334,21 @@ class Outbox:
     def _make_room(self, group: Sequence[_Waiting]) -> bool:
         """After a refusal for want of room: whether it is worth trying again at once."""
         need_bytes = _size(group)
-        if not self._has_room(need_bytes):
+        if not self._tight and not self._has_room(need_bytes):
             # An eighth of the file at a time: else every commit of a long outage would begin with a refusal.
-            return self._drop(max(need_bytes, self._budget.max_pages * PAGE_BYTES // 8), PRIORITY)
+            return self._drop(max(need_bytes, self._budget.max_pages * PAGE_BYTES // 8))
         # The quota has room, the partition has none. That may pass, so nothing is given up for a summary; but an
         # alarm is to be on disk, and is worth the spare and then the oldest summaries.
         if not any(one.row.kind == "alarm" for one in self._waiting):
             return False
-        if self._spare:
-            self._spare, self._spare_since = False, time.monotonic()
-            if outbox_file.release_spare(self.path):
-                return True
-        return self._drop(2 * need_bytes + PAGE_BYTES, PRIORITY[:-1])
+        if self._tight:
+            return self._drop(2 * need_bytes + PAGE_BYTES)
+        return self._tighten()
+
+    def _tighten(self) -> bool:
+        self._spare, self._spare_since = False, time.monotonic()
+        self._tight = outbox_file.tighten(self._db, self.path, self._budget)
+        return self._tight
 
     def _has_room(self, need_bytes: int) -> bool:
         """Whether the quota surely takes so many bytes more; pages hold rows at least half full."""
@@ -340,9 +357,9 @@ class Outbox:
         room = self._budget.max_pages - pages + free
         return bool(room * PAGE_BYTES > 2 * need_bytes + outbox_file.LEAST_PAGES * PAGE_BYTES)
 
-    def _drop(self, need_bytes: int, kinds: Sequence[str]) -> bool:
-        """Give up at least `need_bytes` of the oldest rows of the first of `kinds` there is; False when nothing went."""
-        for kind, name in enumerate(kinds):
+    def _drop(self, need_bytes: int) -> bool:
+        """Give up at least `need_bytes` of the oldest rows of the lowest priority there is; False when nothing went."""
+        for kind, name in enumerate(PRIORITY):
             if self._drop_stored(kind, need_bytes):
                 return True
             mine = [one for one in self._waiting if one.row.kind == name]

@@ -2,7 +2,11 @@
 
 `rows.seq` and all other numbers in the file are *places*: they count over the file's life, whatever outbox the rows belong to.
 An outbox begins at its `base`, and its sequence numbers are place - base; so one file holds rows of several outboxes in
-one order. `outbox.db.spare` keeps a little room of the partition for the moment in which others have taken all the rest.
+one order.
+
+`outbox.db.spare` keeps some room of the partition for the moment in which others have taken all the rest. SQLite cannot even
+delete then: its log has no room to grow, and emptying the log makes the file grow. With the spare's room the log is written
+into the file once (`tighten`); from then on both are overwritten in place, and the file grows no more (max_page_count).
 
 It decides nothing about rows.
 """
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4096
 LEAST_PAGES = 16  # the empty file takes 6
 SHM_BYTES = 32 * 1024  # the log's index
-MAX_SPARE_BYTES = 256 * 1024  # holds the log, its index and some pages
 
 _VERSION = 2
 _SCHEMA = """
@@ -67,7 +70,7 @@ class Budget:
         pages = quota_bytes // PAGE_BYTES
         self.log_pages = min(128, max(4, pages // 16))
         self.commit_bytes = min(128 * 1024, max(PAGE_BYTES, quota_bytes // 32))
-        self.spare_bytes = min(MAX_SPARE_BYTES, quota_bytes // 32 // PAGE_BYTES * PAGE_BYTES)
+        self.spare_bytes = (self.log_pages + (24 if pages >= 512 else 0)) * PAGE_BYTES  # the log's, once, and its index
         # Of a transaction's pages half may be tables' inner ones and lists; `commit` checks what the file really takes.
         log_bytes = self.log_pages * PAGE_BYTES + 2 * self.commit_bytes
         beside = -(-(log_bytes + SHM_BYTES + self.spare_bytes) // PAGE_BYTES)
@@ -87,7 +90,10 @@ def open_file(path: Path, budget: Budget) -> tuple[sqlite3.Connection, bool]:
     while True:
         tries += 1
         try:
-            return _open(path, budget), aside
+            db = _open(path, budget)
+            if tries > 1 and not aside:
+                _reserve_log(path, budget)
+            return db, aside
         except sqlite3.OperationalError as error:
             if tries == 1 and _is_full(error) and release_spare(path):
                 continue
@@ -166,6 +172,36 @@ def keep_spare(path: Path, size_bytes: int) -> bool:
         release_spare(path)
         return False
     return True
+
+
+def tighten(db: sqlite3.Connection, path: Path, budget: Budget) -> bool:
+    """On a full partition: make file and log as large as they are to be for now, with the spare's room; whether it worked."""
+    release_spare(path)
+    try:
+        busy, log_pages, done_pages = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {max(1, budget.log_pages // 2)}")
+    except sqlite3.OperationalError:
+        return False
+    _reserve_log(path, budget)
+    return not busy and log_pages == done_pages
+
+
+def loosen(db: sqlite3.Connection, budget: Budget) -> None:
+    """There is room again."""
+    db.execute(f"PRAGMA max_page_count = {budget.max_pages}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {budget.log_pages}")
+
+
+def _reserve_log(path: Path, budget: Budget) -> None:
+    """Blocks for all of the log; SQLite reads zeros behind its frames as the log's end."""
+    with suppress(OSError):
+        fd = os.open(path.with_name(f"{path.name}-wal"), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, 0, budget.log_pages * PAGE_BYTES)
+        finally:
+            os.close(fd)
 
 
 def release_spare(path: Path) -> bool:

@@ -120,12 +120,16 @@ def status_on_disk(path: Path, target: Path) -> None:
 
 
 def write_status(path: Path, status: dict[str, Any]) -> None:
-    """Replace status.json whole. Not forced to disk: it is written every second and worth nothing after a power loss."""
+    """Replace status.json whole. Not forced to disk: it is written every second and worth nothing after a power loss.
+
+    On a full disk the old one stays.
+    """
     beside = path.with_name(f".{path.name}.new")
-    fd = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump(status, file)
-    beside.replace(path)
+    with contextlib.suppress(OSError):
+        fd = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump(status, file)
+        beside.replace(path)
 
 
 def read_status(state: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ back; a crash, a kill or a power loss leaves it. Two marks make a crash loop.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -93,5 +94,6 @@ class Trial:
         self._path.unlink(missing_ok=True)
 
     def _write(self, state: _TrialFile) -> None:
-        write_whole(self._path, msgspec.json.encode(state), mode=0o600)
         self._state = state
+        with suppress(OSError):  # a full disk: a mark too few or too many, where the agent would end otherwise
+            write_whole(self._path, msgspec.json.encode(state), mode=0o600)

@@ -19,7 +19,7 @@ from covey.runtime import Backoff
 if TYPE_CHECKING:
     from typing import Any
 
-_DATAGRAM_BYTES = 65_535
+_DATAGRAM_BYTES = 8192  # senders of MAVLink keep below one packet of the network
 _MOST_DATAGRAMS = 2048  # taken at one read
 _KERNEL_BYTES = 4 << 20  # receive buffer asked for: a stall of the reader costs nothing
 _MOST_BYTES = 1 << 20  # of a serial port that wait for the reader

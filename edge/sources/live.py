@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 512  # handed out at once, about
 _STEP = 64  # readings between two looks at how many rows there are
-_LARGEST = float(np.finfo(np.float32).max)
 _MOST_PLANS = 256  # shapes of readings remembered
 
 _Plan = list[tuple[int, int, float, float]]  # position in the reading, slot, scale, offset
@@ -113,9 +112,8 @@ class Live:
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._pending: deque[Reading] = deque()
         self._resampler = Resampler(0, rate_hz, hold_s)
-        self._arrived_s: list[float] = []
-        self._opened_s: float | None = None
-        self._missing: set[int] = set()
+        self._arrived_s: float | None = None  # when the newest reading did, or when we began to listen
+        self._missing: dict[int, float] = {}  # slot -> device clock of its last reading
         self._channels: tuple[str, ...] = ()  # of the stretch; empty: none has begun
         self._stretch = 0
         self._was_armed: bool | None = None
@@ -131,7 +129,7 @@ class Live:
     def counts(self) -> dict[str, int]:
         """The reader's, and readings that are no numbers or came too late."""
         mine = {
-            "no_number": self._bad,
+            "no_number": self._bad + self._resampler.no_number,
             "late": self._late + self._resampler.late,
             "clock_set": self._jumps + self._resampler.jumps,
         }
@@ -152,8 +150,8 @@ class Live:
         out: list[Begin | Samples | End | Missing] = []
         if self.columns is None or self._done:
             return out
-        if self._opened_s is None:
-            self._opened_s = now_s
+        if self._arrived_s is None:
+            self._arrived_s = now_s
         names = (tuple(self.columns), tuple(e for e in self.extras if e not in self.columns))
         if names != self._names:
             self._look_for(names, now_s, out)
@@ -195,19 +193,24 @@ class Live:
             self._slots.setdefault(origin.source, []).append((slot, origin.scale, origin.offset))
         self._plans = {}
         self._reader.want(frozenset(self._slots))
+        self._bad += self._resampler.no_number
         self._late += self._resampler.late
         self._jumps += self._resampler.jumps
         self._resampler = Resampler(len(columns), self._rate_hz, self._hold_s, extras=len(extras))
         self._resampler.set_exact(exact=self._reader.exact)
-        self._arrived_s = [now_s] * (len(columns) + len(extras))
-        self._missing = set()
+        self._arrived_s = now_s
+        self._missing = {}
 
     def _feed(self, now_s: float, clock_s: float, out: list[Begin | Samples | End | Missing]) -> None:
         rows = 0
         pending = self._pending
         while pending and rows < MOST_ROWS:
+            before_s = self._resampler.newest_s
             for _ in range(min(_STEP, len(pending))):
-                self._add(pending.popleft())
+                reading = pending.popleft()
+                self._add(reading)
+            if self._resampler.newest_s != before_s:
+                self._arrived_s = reading.arrived_s
             rows += self._hand_out(out, now_s, clock_s)
         if not pending:
             self._hand_out(out, now_s, clock_s)
@@ -222,18 +225,8 @@ class Live:
             plan = self._plan(names)
         if not plan:
             return
-        values, pairs = reading.values, []
-        for position, slot, scale, offset in plan:
-            value = values[position] * scale + offset
-            if -_LARGEST <= value <= _LARGEST:  # false for NaN too
-                pairs.append((slot, value))
-            else:
-                self._bad += 1
-        if pairs:
-            self._resampler.add(reading.t_s, pairs)
-            arrived_s = reading.arrived_s
-            for slot, _ in pairs:
-                self._arrived_s[slot] = arrived_s
+        values = reading.values
+        self._resampler.add(reading.t_s, [(slot, values[at] * scale + offset) for at, slot, scale, offset in plan])
 
     def _plan(self, names: tuple[str, ...]) -> _Plan:
         plan = [
@@ -268,34 +261,47 @@ class Live:
             there += 1
         self._channels = (*columns, *extras[:there])
         self._stretch += 1
-        out.append(Begin(f"{self._reader.label} {self._stretch}", self._channels, self._rate_hz))
+        out.append(Begin(f"{self._reader.label} flight {self._stretch}", self._channels, self._rate_hz))
 
     def _end(self, out: list[Begin | Samples | End | Missing]) -> None:
         if self._channels:
             self._channels = ()
-            out.append(End(f"{self._reader.label} {self._stretch}"))
+            out.append(End(f"{self._reader.label} flight {self._stretch}"))
 
     def _silent(self, slot: int, now_s: float) -> bool:
         resampler = self._resampler
         hold_s = resampler.hold_of(slot)
         if resampler.readings_of(slot) < 2:  # its interval is not known
             hold_s = max(hold_s, SLOWEST_S)
-        return now_s - self._arrived_s[slot] > hold_s or resampler.silent_s(slot) > hold_s
+        return self._idle_s(now_s) > hold_s or resampler.silent_s(slot) > hold_s
+
+    def _idle_s(self, now_s: float) -> float:
+        """How long nothing has come at all."""
+        return 0.0 if self._arrived_s is None else now_s - self._arrived_s
+
+    def _heard(self, slot: int, now_s: float, clock_s: float) -> float:
+        """Device clock of a channel's last reading; where it has none, of when anything began to be heard."""
+        last_s = self._resampler.last_s(slot)
+        if last_s is None:
+            return clock_s - max(self._idle_s(now_s), self._resampler.silent_s(slot))
+        return self._reader.clock_of(last_s, now_s, clock_s)
 
     def _tell_missing(self, out: list[Begin | Samples | End | Missing], now_s: float, clock_s: float) -> None:
-        self._tell_back(out, now_s, clock_s)
         assert self.columns is not None  # noqa: S101  # for the type checker: `take` looked
+        if not self._missing and max(self._idle_s(now_s), self._resampler.quiet_s) <= self._hold_s:
+            return  # nearly always
+        self._tell_back(out, now_s, clock_s)
         for slot, channel in enumerate(self.columns):
             if slot not in self._missing and not self._pending and self._silent(slot, now_s):
-                self._missing.add(slot)
-                out.append(Missing(channel, clock_s - (now_s - self._arrived_s[slot]), back=False))
+                since_s = self._missing[slot] = self._heard(slot, now_s, clock_s)
+                out.append(Missing(channel, since_s, back=False))
 
     def _tell_back(self, out: list[Begin | Samples | End | Missing], now_s: float, clock_s: float) -> None:
         assert self.columns is not None  # noqa: S101  # for the type checker: `take` looked
         for slot in sorted(self._missing):
             if self._resampler.readings_of(slot) and not self._silent(slot, now_s):
-                self._missing.discard(slot)
-                out.append(Missing(self.columns[slot], clock_s - (now_s - self._arrived_s[slot]), back=True))
+                del self._missing[slot]
+                out.append(Missing(self.columns[slot], self._heard(slot, now_s, clock_s), back=True))
 
     def _unseen(self) -> str:
         """What has never come, after a while; and that nothing comes."""

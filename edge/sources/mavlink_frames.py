@@ -9,7 +9,7 @@ Source: mavlink.io, "Serialization" (packet format, CRC-16/MCRF4XX over header, 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,13 +44,9 @@ def _fastest_crc() -> Callable[[bytes], int]:
 crc16 = _fastest_crc()  # CRC-16/MCRF4XX
 
 
-class Frame(NamedTuple):
-    """One checked frame."""
-
-    id: int
-    system: int
-    component: int
-    payload: bytes  # trailing zeros may be cut off (MAVLink 2)
+# One checked frame: message id, sender as system << 8 | component, payload (trailing zeros may be cut off in MAVLink 2).
+# A plain tuple: there are hundreds a second.
+Frame = tuple[int, int, bytes]
 
 
 class Frames:
@@ -63,7 +59,7 @@ class Frames:
 
     def __init__(self, layouts: Mapping[int, Layout]) -> None:
         """`layouts` by message id: what can be checked."""
-        self._layouts = layouts
+        self._extras = {number: bytes((layout.extra,)) for number, layout in layouts.items()}
         self._rest = b""
         self._next: dict[int, int] = {}  # system << 8 | component -> sequence number that is expected
         self._in_noise = False
@@ -74,7 +70,7 @@ class Frames:
         data = self._rest + data if self._rest else data
         out: list[Frame] = []
         at, end = 0, len(data)
-        layouts = self._layouts
+        extras = self._extras
         while at < end:
             if data[at] not in (V2, V1):
                 found = _MAGIC.search(data, at)
@@ -98,18 +94,21 @@ class Frames:
             if after > end:
                 break
             sender = system << 8 | component
-            layout = layouts.get(number)
-            if layout is None:
+            extra = extras.get(number)
+            if extra is None:
                 at = self._pass_over(data, at, after, sender, sequence)
                 continue
-            if crc16(data[at + 1 : crc_at] + bytes((layout.extra,))) != data[crc_at] | data[crc_at + 1] << 8:
+            if crc16(data[at + 1 : crc_at] + extra) != data[crc_at] | data[crc_at + 1] << 8:
                 self._noise()
                 at += 1
                 continue
             self._in_noise = False
             self.frames += 1
-            self._count(sender, sequence)
-            out.append(Frame(number, system, component, data[at + head : crc_at]))
+            if self._next.get(sender) == sequence:
+                self._next[sender] = (sequence + 1) & 0xFF
+            else:
+                self._count(sender, sequence)
+            out.append((number, sender, data[at + head : crc_at]))
             at = after
         self._rest = data[at:]
         return out

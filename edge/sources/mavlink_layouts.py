@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from covey.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CLOCKS = {"time_boot_ms": 1e-3, "time_usec": 1e-6}  # field -> its unit, s
 
@@ -21,22 +24,24 @@ class Layout(NamedTuple):
 
     Attributes:
         name: as in the definition, upper case.
-        struct: of the whole payload, untruncated.
+        size: of the whole payload, untruncated, bytes.
+        unpack: from so many bytes, in wire order.
         extra: CRC_EXTRA.
-        fields: names of what `struct` unpacks, "MESSAGE.field" or "MESSAGE.field.0"; empty for text.
+        fields: names of what `unpack` gives, "MESSAGE.field" or "MESSAGE.field.0"; empty for text.
         clock: where its time stamp is: offset and size in bytes, unit in s; None without one.
         instance: position of the field that tells several sensors of one kind apart; -1 without one.
     """
 
     name: str
-    struct: struct.Struct
+    size: int
+    unpack: Callable[[bytes], tuple[Any, ...]]
     extra: int
     fields: tuple[str, ...]
     clock: tuple[int, int, float] | None
     instance: int
 
     def position(self, field: str) -> int:
-        """Where `struct` unpacks a field (the first of an array).
+        """Where `unpack` has a field (the first of an array).
 
         Raises:
             ValueError: there is no such field.
@@ -111,4 +116,5 @@ def _layout(name: str, extra: int, instance: str, fields: tuple[tuple[str, str, 
             clock = (offset, struct.calcsize("<" + part), _CLOCKS[field])
         offset += struct.calcsize("<" + part)
         form += part
-    return Layout(name, struct.Struct(form), extra, tuple(names), clock, position)
+    packing = struct.Struct(form)
+    return Layout(name, packing.size, packing.unpack, extra, tuple(names), clock, position)

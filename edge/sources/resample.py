@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 BACK_S = 1.0  # of readings out of order; more is a clock that was set back
 SLOWEST_S = 5.0  # a channel with less than one reading in so long is silent, not slow
 _HOLD_INTERVALS = 3.0
-_REACH_INTERVALS = 1.5  # a reading later than this is late
+_REACH_INTERVALS = 0.75  # a row so far behind the place of its reading's own row needs the next reading
+_KNOWN = 2  # readings; the first interval is taken as it is
 _LEARN = 0.125  # of the newest interval in the running mean
 _MOST_WAITING = 65_536  # readings; beyond it time stands still while readings come
 _HAIR = 0.01
-_DISORDER_S = 0.05  # between readings of different channels, at most one period
+_LARGEST = float(np.finfo(np.float32).max)
+_DISORDER_PERIODS, _DISORDER_S = 0.4, 0.05  # between readings of different channels; a row is certain with the next reading
 
 Reading = tuple[float, list[tuple[int, float]]]  # time, (slot, value)
 
@@ -50,6 +52,7 @@ class Resampler:
 
     Attributes:
         late: readings left out, not newer than their channel's last, or too many at one time.
+        no_number: readings left out, NaN, infinite, or too large for float32.
         jumps: times that time ran back, or that the source said its clock was set.
         newest_s: time of the newest reading; None before the first.
     """
@@ -81,31 +84,37 @@ class Resampler:
         self._first_s = 0.0
         self._done: list[Portion] = []
         self.newest_s: float | None = None
+        self._start_s = 0.0  # first reading since time began anew
         self.late = 0
+        self.no_number = 0
         self.jumps = 0
 
     def set_exact(self, *, exact: bool) -> None:
         """See the constructor; before the first reading."""
         # A hair behind the reading, so that rounding of its time takes no part.
         self._phase_s = _HAIR * self._period_s if exact else 0.5 * self._period_s
-        self._slack_s = -2 * self._phase_s if exact else min(self._period_s, _DISORDER_S)
+        self._slack_s = -2 * self._phase_s if exact else min(_DISORDER_PERIODS * self._period_s, _DISORDER_S)
 
     def add(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> None:
-        """Take the finite readings of one instant, (slot, value) each."""
+        """Take the readings of one instant, (slot, value) each."""
         newest_s = self.newest_s
         if newest_s is None or t_s < newest_s - BACK_S:
             if newest_s is not None:
                 self.cut()
-            self.newest_s = newest_s = t_s
+            self.newest_s = newest_s = self._start_s = t_s
         fresh, silent = self._fresh(t_s, pairs)
         if not fresh:
             return
         if silent and self._anchor_s is not None:
-            self._build()
+            self._build(t_s)
             self._stop()
+        seen, interval, readings = self._seen_s, self._interval_s, self._readings
         for slot, _ in fresh:
-            self._seen_s[slot] = t_s
-            self._readings[slot] += 1
+            since_s = t_s - seen[slot]
+            seen[slot] = t_s
+            readings[slot] += 1
+            if since_s <= SLOWEST_S:
+                interval[slot] += (since_s - interval[slot]) * (_LEARN if readings[slot] > _KNOWN else 1.0)
         if t_s > newest_s:
             self.newest_s = t_s
         if self._anchor_s is None:
@@ -130,7 +139,7 @@ class Resampler:
 
     def cut(self) -> None:
         """Time has no meaning across this point: a gap."""
-        self._build()
+        self._build_last()
         self._stop()
         self.jumps += 1
         self.newest_s = None
@@ -138,10 +147,8 @@ class Resampler:
 
     def finish(self) -> list[Portion]:
         """Nothing comes any more: the rows that waited for it."""
-        slack_s, self._slack_s = self._slack_s, -0.99 * self._period_s  # the row after the last reading, not one more
-        out = self.take()
-        self._slack_s = slack_s
-        return out
+        self._build_last()
+        return self.take()
 
     def hold_of(self, slot: int) -> float:
         """Silence of a channel that counts as missing, s."""
@@ -152,15 +159,29 @@ class Resampler:
         return self._readings[slot]
 
     def silent_s(self, slot: int) -> float:
-        """Time since a channel's last reading, by the newest of all; 0 where that cannot be said (none yet, clock set)."""
+        """Time since a channel's last reading, or since time began (anew), by the newest reading of all."""
+        return 0.0 if self.newest_s is None else self.newest_s - max(self._seen_s[slot], self._start_s)
+
+    @property
+    def quiet_s(self) -> float:
+        """The longest of `silent_s` of the wanted channels."""
+        if self.newest_s is None:
+            return 0.0
+        return self.newest_s - max(min(self._seen_s[: self._wanted], default=self.newest_s), self._start_s)
+
+    def last_s(self, slot: int) -> float | None:
+        """Time of a channel's last reading; None before the first since time began (anew)."""
         seen_s = self._seen_s[slot]
-        return 0.0 if self.newest_s is None or seen_s == -np.inf else self.newest_s - seen_s
+        return None if seen_s == -np.inf else seen_s
 
     def _fresh(self, t_s: float, pairs: Sequence[tuple[int, float]]) -> tuple[list[tuple[int, float]], bool]:
-        """Readings newer than their channels' last, and whether one was silent before; learns the intervals."""
-        seen, interval, fresh, silent = self._seen_s, self._interval_s, [], False
+        """Readings newer than their channels' last, and whether one was silent before."""
+        seen, fresh, silent = self._seen_s, [], False
         for pair in pairs:
-            slot = pair[0]
+            slot, value = pair
+            if not -_LARGEST <= value <= _LARGEST:  # NaN too
+                self.no_number += 1
+                continue
             since_s = t_s - seen[slot]
             if since_s <= 0:
                 self.late += 1
@@ -168,9 +189,6 @@ class Resampler:
             fresh.append(pair)
             if since_s > self._hold_s and slot < self._wanted and since_s > self.hold_of(slot):
                 silent = True
-            if since_s <= SLOWEST_S:
-                known = self._readings[slot] > 1
-                interval[slot] += (since_s - interval[slot]) * (_LEARN if known else 1.0)
         return fresh, silent
 
     def _begin(self) -> None:
@@ -179,13 +197,14 @@ class Resampler:
             return
         self._anchor_s, self._row = newest_s + self._phase_s, 0
 
-    def _build(self) -> None:
+    def _build(self, seen_until_s: float | None = None) -> None:
+        """Make the rows that are certain; `seen_until_s`: nothing more will come before that time."""
         anchor_s, newest_s = self._anchor_s, self.newest_s
         if anchor_s is None or newest_s is None:
             return
         seen, interval, wanted = self._seen_s, self._interval_s, range(self._wanted)
-        reach_s = min(seen[c] + _REACH_INTERVALS * max(interval[c], self._period_s) for c in wanted)
-        upto_s = min(reach_s, newest_s - self._slack_s)
+        reach_s = self._phase_s + min(seen[c] + _REACH_INTERVALS * max(interval[c], self._period_s) for c in wanted)
+        upto_s = min(reach_s, newest_s - self._slack_s if seen_until_s is None else seen_until_s)
         waiting, values, made = self._waiting, self._values, self._made
         t_s = anchor_s + self._row * self._period_s
         while t_s <= upto_s:
@@ -199,6 +218,11 @@ class Resampler:
             t_s = anchor_s + self._row * self._period_s
         if any(newest_s - seen[c] > self._hold_s and newest_s - seen[c] > self.hold_of(c) for c in wanted):
             self._stop()
+
+    def _build_last(self) -> None:
+        """The row after the last reading, not one more."""
+        if self.newest_s is not None:
+            self._build(self.newest_s + 0.99 * self._period_s)
 
     def _stop(self) -> None:
         """No more rows until every wanted channel is there again."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edge.sources.live import Reading
 
 HOLD_S = 0.5  # as `hold_reading_s` of the agent
-_LARGEST = float(np.finfo(np.float32).max)
 _REGULAR_HZ = 0.5  # a message this often, over most of the log, is a sensor's
 _EDGES = 0.1  # of the log, at its begin and end
 
@@ -165,9 +164,7 @@ def _recording(
         plan = plans.get(channels)
         if plan is None:
             plan = plans[channels] = [(channels.index(c), slot) for slot, c in enumerate(names) if c in channels]
-        pairs = [(slot, values[at]) for at, slot in plan if -_LARGEST <= values[at] <= _LARGEST]
-        if pairs:
-            resampler.add(t_s, pairs)
+        resampler.add(t_s, [(slot, values[at]) for at, slot in plan])
         if n % 1024 == 0:
             portions += resampler.take()
     portions += resampler.finish()
