@@ -34,7 +34,8 @@ _LEARN = 0.125  # of the newest interval in the running mean
 _MOST_WAITING = 65_536  # readings; beyond it time stands still while readings come
 _HAIR = 0.01
 _LARGEST = float(np.finfo(np.float32).max)
-_DISORDER_PERIODS, _DISORDER_S = 0.4, 0.05  # between readings of different channels; a row is certain with the next reading
+# Between readings of different channels; a row is certain with the next reading.
+_DISORDER_PERIODS, _DISORDER_S = 0.4, 0.05
 
 Reading = tuple[float, list[tuple[int, float]]]  # time, (slot, value)
 
