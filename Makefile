@@ -1,11 +1,13 @@
-# make demo | test | chaos | check | lock        ARGS="..." goes to the command: make test ARGS="tests/edge -x"
+# make demo | test | chaos | harm | fuzz | check | lock        ARGS="..." goes to the command: make test ARGS="tests/edge -x"
 .POSIX:
-.PHONY: help demo test chaos check lock
+.PHONY: help demo test chaos harm fuzz check lock
 
 help:
 	@echo 'make demo    the whole loop on this machine       ARGS="--json"'
 	@echo 'make test    the tests, with real servers         ARGS="tests/edge"'
 	@echo 'make chaos   loads x faults, half an hour          ARGS="--faults kill-*"'
+	@echo 'make harm    power cuts, kills, bad bundles, long  ARGS="-k kill"'
+	@echo 'make fuzz    every decoder, an hour                ARGS="-k mavlink"'
 	@echo 'make check   ruff, mypy, import rules'
 	@echo 'make lock    write constraints.txt anew'
 
@@ -23,6 +25,17 @@ chaos:
 	@scripts/setup dev
 	@scripts/servers
 	@PYTHONPATH=tests .venv/bin/python -m chaos.run $(ARGS)
+
+# The device's side: the long forms of what `make test` runs short; as root power is cut under a file system of its own.
+harm:
+	@scripts/setup dev
+	@scripts/servers
+	@COVEY_LONG=1 .venv/bin/python -m pytest -q tests/edge/test_power_loss.py tests/edge/test_kills.py \
+		tests/edge/test_corrupt_bundles.py $(ARGS)
+
+fuzz:
+	@scripts/setup dev
+	@COVEY_FUZZ_EXAMPLES=$${COVEY_FUZZ_EXAMPLES:-3000} .venv/bin/python -m pytest -q -n 2 tests/fuzz $(ARGS)
 
 check:
 	@scripts/setup dev

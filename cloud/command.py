@@ -49,8 +49,9 @@ class Answer(Struct):
 def send(
     config: CloudConfig,
     devices: Sequence[str],
-    kind: Literal["ping", "summarise"],
+    kind: Literal["ping", "summarise", "false-alarm"],
     *,
+    alarm_id: str = "",
     expires_s: float,
     wait_s: float,
     stop: threading.Event,
@@ -61,6 +62,7 @@ def send(
         config: says where Kafka is.
         devices: names, each once.
         kind: of the command.
+        alarm_id: which alarm was false; of `false-alarm` only.
         expires_s: from now; in (0, 86400].
         wait_s: how long to wait for answers; 0: not at all.
         stop: ends the waiting early.
@@ -80,7 +82,7 @@ def send(
             reader.assign_new(reader.ends())  # before anything is said: no answer can come earlier
         began_s, until_s = time.monotonic(), time.time() + expires_s
         answers = {name: Answer(name, kind, f"cmd-{secrets.token_hex(8)}", "sent") for name in devices}
-        bodies = {a.device: wire.encode(wire.Command(a.id, kind, until_s)) for a in answers.values()}
+        bodies = {a.device: wire.encode(wire.Command(a.id, kind, until_s, alarm_id)) for a in answers.values()}
         writer = Writer(config)
         _produce(writer, bodies, config)
         if reader is not None:

@@ -17,6 +17,7 @@ class Kind(str, Enum):
 
     ping = "ping"
     summarise = "summarise"
+    false_alarm = "false-alarm"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +31,14 @@ def command(
     ] = None,
     *,
     kind: Annotated[
-        Kind, typer.Argument(metavar="KIND", help="ping: answer. summarise: write a summary now, and answer.")
+        Kind,
+        typer.Argument(
+            metavar="KIND",
+            help="ping: answer. summarise: write a summary now, and answer. "
+            "false-alarm: the windows of --alarm go back into the device's ring.",
+        ),
     ],
+    alarm: Annotated[str, typer.Option("--alarm", help="Id of the alarm that was none, with false-alarm.")] = "",
     group: Annotated[str | None, typer.Option("--group", help="Every device of this group.")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every device in the store.")] = False,
     expires: Annotated[float, typer.Option("--expires", help="Seconds it holds, at most 86400 (a day).")] = 60.0,
@@ -62,10 +69,14 @@ def command(
         kafka, kafka_kind = kafka or f"{HOST}:{told['ports']['kafka']}", kafka_kind or "embedded"
     options = {"store": store, "kafka": kafka, "kafka_kind": kafka_kind, "broker_instance": "none"}
     settings = load(CloudConfig, "cloud", config, options)
+    if bool(alarm) != (kind is Kind.false_alarm):
+        raise UsageError(
+            f"--alarm: an alarm's id with false-alarm, and only there, expected; {kind.value} {alarm} came"
+        )
     names = _names(settings.store, devices or [], group, everyone=everyone)
     stop = runtime.install_stop()
     wait_s = expires if wait is None else wait
-    answers = commands.send(settings, names, kind.value, expires_s=expires, wait_s=wait_s, stop=stop)
+    answers = commands.send(settings, names, kind.value, alarm_id=alarm, expires_s=expires, wait_s=wait_s, stop=stop)
     if as_json:
         output.print_json(answers)
     else:

@@ -242,12 +242,16 @@ class Desired(Struct, frozen=True):
     parameters: Parameters = Parameters()
 
 
-class Command(Struct, frozen=True):
-    """An order with an expiry; answered by a status event."""
+class Command(Struct, frozen=True, omit_defaults=True):
+    """An order with an expiry; answered by a status event.
+
+    `false-alarm`: an operator says that `alarm_id` was none; its windows go back into the device's ring.
+    """
 
     id: Text
-    kind: Literal["summarise", "ping"]
+    kind: Literal["summarise", "ping", "false-alarm"]
     expires_s: float
+    alarm_id: Annotated[str, Meta(max_length=256)] = ""
 
 
 class GatewayPresence(Struct, frozen=True):

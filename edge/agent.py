@@ -25,6 +25,7 @@ from edge.keeper import Keeper
 from edge.models.slots import Slot, Slots
 from edge.notify import Notifier
 from edge.quarantine import Quarantine
+from edge.rejections import Rejections, TakenBack
 from edge.road import Road
 from edge.sources import Begin, End, Missing, Samples, joined
 from edge.sources.open import is_live, open_source
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
+    from edge.alarms import Raised
     from edge.config import AgentConfig
 
 _TURN_S = 0.05  # the loop's bounded wait
@@ -118,7 +120,8 @@ class Agent:
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring
         self._keeper = Keeper()
         stack.callback(self._keeper.close)
-        self._calibrating = False
+        self._rejections = self._opened_rejections(model)
+        self._calibrating = self._recalibrate = False
         self.voice.write_status(self._ring.windows, self._held(fetching=False))
         if self._ring.windows == 0 and (config.commission or config.commission_fitted):
             self._ring.commission(config.commission, config.commission_fitted, stop, self._log)
@@ -132,11 +135,19 @@ class Agent:
         budget = config.ring_flash_bytes_per_day
         return Ring(self._ring_path, model.manifest.inputs, config.ring_windows, self._log, budget)
 
+    def _opened_rejections(self, model: Loaded) -> Rejections:
+        return Rejections(self._state / "alarmed", model.manifest.inputs, self._ring, self._keeper, self._log)
+
     def _calibrate(self, *, wait: bool = False) -> None:
-        """Calibrate the active model when the ring has windows enough, and again later when that failed."""
+        """Calibrate the active model when the ring has windows enough, again later when that failed or an alarm was false."""
         model = self._core.model
-        least = max(model.manifest.scoring.commission_windows, self._tried_windows)
-        if not self._core.learning or self._calibrating or self._ring.windows < least:
+        if self._calibrating or self._ring.windows < model.manifest.scoring.commission_windows:
+            return
+        if self._recalibrate:  # it changes the scores' scale, so not in the middle of a flight
+            if self._source.playing or self._held(fetching=False):
+                return
+            self._recalibrate = False
+        elif not self._core.learning or self._ring.windows < self._tried_windows:
             return
         self._tried_windows = self._ring.windows + model.manifest.scoring.commission_windows
         self._calibrating = True
@@ -158,14 +169,17 @@ class Agent:
     def _kept(self) -> None:
         """Take what the keeper has done."""
         for answer in self._keeper.take():
+            if isinstance(answer, TakenBack):
+                self._recalibrate = self._recalibrate or answer.windows > 0
+                self.voice.answer(answer.command, answer.detail, ok=answer.windows > 0)
             if not isinstance(answer, tuple):
                 continue
             self._calibrating = False
             done, slot = answer
-            if slot is not None and done.digest == self._core.model.digest and self._core.learning:
+            if slot is not None and done.digest == self._core.model.digest:
                 self.voice.slot = slot
                 self._log.info("calibrated on %d windows", done.calibration.windows)
-                self.voice.alarms(self._core.swap(done))
+                self._alarms(self._core.swap(done))
 
     def _advance_release(self) -> None:
         ready = self._installer.ready
@@ -210,12 +224,13 @@ class Agent:
     def _use(self, slot: Slot, model: Loaded) -> None:
         self._quarantine.drop()
         self.voice.slot, self._tried_windows = slot, 0
-        self.voice.alarms(self._core.swap(model))
+        self._alarms(self._core.swap(model))
         self._source.columns = model.manifest.inputs.channels
         if not fits(self._ring_path, model.manifest.inputs):
             self._keeper.wait()  # it writes to the old one
             self._ring.close()
             self._ring = self._opened_ring(model)
+            self._rejections = self._opened_rejections(model)
         self._calibrate(wait=True)
 
     def _go_back(self, error: BundleError) -> None:
@@ -242,6 +257,8 @@ class Agent:
             self._kept()
             self._installer.step(now_s, self._held(fetching=True))
             scored = self._play(now_s)
+            if self._recalibrate:
+                self._calibrate()
             self._advance_release()
             self.voice.phase = "flying" if self._source.playing or not self._source.done else "idle"
             if self._source.done and self._config.sources:
@@ -258,7 +275,7 @@ class Agent:
 
     def finish(self) -> None:
         """End what is open, tell it, and wait for its acknowledgement within `flush_s`."""
-        self.voice.alarms(self._core.end_flight())
+        self._alarms(self._core.end_flight())
         self._trial.leave()
         if self._core.summary.windows:
             self.voice.summarise()
@@ -277,7 +294,7 @@ class Agent:
             if isinstance(item, Begin):
                 self._begin(item)
             elif isinstance(item, End):
-                self.voice.alarms(self._core.end_flight())
+                self._alarms(self._core.end_flight())
                 self._keep(self._quarantine.end())
                 self._trial.leave()
                 self.voice.summarise(item.name)
@@ -313,7 +330,7 @@ class Agent:
             raise DataError(f"{item.name}: {inputs.rate_hz:g} samples/s expected, {item.rate_hz:g} found")
         self._tally.flights.append(Flight(Path(item.name).name, self._core.model.release))
         self._battery_column = item.channels.index(_BATTERY) if _BATTERY in item.channels else None
-        self.voice.alarms(self._core.begin_flight(Path(item.name).name[:256], item.channels))
+        self._alarms(self._core.begin_flight(Path(item.name).name[:256], item.channels))
 
     def _absent(self, item: Missing) -> None:
         now_s = time.time()
@@ -324,7 +341,7 @@ class Agent:
 
     def _scored(self, output: Output) -> None:
         self._tally.scored(output.windows, output.first_s)
-        self.voice.alarms(output.alarms)
+        self._alarms(output.alarms)
         if self._config.learn:
             if self._core.learning:  # without a threshold there is no alarm to wait for
                 self._keep(output.kept)
@@ -334,6 +351,12 @@ class Agent:
         if self._trial.lived(output.windows):
             self._log.info("release %d has lived through its trial", self._core.model.release)
         self._calibrate()
+
+    def _alarms(self, raised: Sequence[Raised]) -> None:
+        """Tell them at once; the windows of those that ended wait for an operator's word."""
+        self.voice.alarms(raised)
+        if raised and self._config.learn:
+            self._rejections.keep(self._core.take_alarmed())
 
     def _keep(self, windows: Sequence[Kept]) -> None:
         if windows:
@@ -353,6 +376,9 @@ class Agent:
             self.voice.every(wanted.parameters.summary_interval_s or self._config.summary_interval_s)
             return
         in_time = time.time() <= wanted.expires_s
+        if in_time and wanted.kind == "false-alarm":
+            self._rejections.take_back(wanted)  # the keeper's answer is the device's
+            return
         if in_time and wanted.kind == "summarise":
             self.voice.summarise()
         detail = wanted.kind if in_time else f"{wanted.kind}: expired"

@@ -20,6 +20,7 @@ from covey.bundle import sha256
 from covey.errors import DataError
 from covey.sketch import Sketch
 from covey.telemetry import new_trace
+from edge.alarmed import AlarmedWindows
 from edge.alarms import Alarms, Raised, Window, window_bytes
 from edge.scoring.detector import Detector
 from edge.scoring.scorer import Scorer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from covey.bundle import Calibration, Manifest
+    from edge.scoring.detector import Anomaly
     from edge.scoring.scorer import Network, Scored
     from edge.scoring.windows import Windows
 
@@ -131,6 +133,7 @@ class AgentCore:
     def __init__(self, device: str, model: Loaded, new_trace: Callable[[], tuple[str, str]] = new_trace) -> None:
         self.device = device
         self._alarms = Alarms(device, new_trace)
+        self._alarmed = AlarmedWindows()
         self._absent_since: dict[str, tuple[float, float]] = {}  # channel -> since, told (device clock)
         self._last_window = wire.WindowRef(0.0, 0.0, "")  # that a standing sensor was told of
         self._columns: list[int] | None = None
@@ -247,6 +250,10 @@ class AgentCore:
         self._score_shadow(samples, start_s, windows, calm)
         return output
 
+    def take_alarmed(self) -> list[tuple[str, list[Kept]]]:
+        """(alarm id, its windows) of every anomaly that ended since the last call; none of those that `judge` was given."""
+        return self._alarmed.take()
+
     def judge(self, windows: Windows, scored: Scored) -> Output:
         """Judge windows that were cut and scored elsewhere, many devices at a time (edge/scoring/together.py).
 
@@ -305,16 +312,35 @@ class AgentCore:
                 window = Window(windows.samples[i], start_s, end_s, scored.error[i], scored.z[i])
                 step = self._detector.push(score, self._scorer.threshold, flight, window)
                 if step.ended is not None:
-                    output.alarms.append(self._alarms.anomaly("end", step.ended, model, scorer))
+                    output.alarms.append(self._ended(step.ended))
                 if step.began is not None:
                     output.alarms.append(self._alarms.anomaly("begin", step.began, model, scorer))
                 normal, alarmed = not (step.anomalous or step.alarmed or i in standing), step.alarmed
             self.summary.add(score, scored.z[i], start_s, end_s, alarmed=alarmed)
-            if keep and normal and np.count_nonzero(np.isfinite(windows.samples[i])) == windows.samples[i].size:
-                output.kept.append(Kept(window_bytes(windows.samples[i]), start_s, self._index, self._flight))
+            if keep:
+                self._keep(windows.samples[i], start_s, output, normal=normal, standing=i in standing)
             self._index += 1
             calm.append(normal)
         return calm
+
+    def _keep(
+        self, samples: NDArray[np.float32], start_s: float, output: Output, *, normal: bool, standing: bool
+    ) -> None:
+        """A normal window may go to the ring; one of an alarm waits for an operator's word; of a dead sensor, none."""
+        if normal:
+            self._alarmed.calm()
+        if standing or np.count_nonzero(np.isfinite(samples)) != samples.size:
+            return
+        kept = Kept(window_bytes(samples), start_s, self._index, self._flight)
+        if normal:
+            output.kept.append(kept)
+        else:
+            self._alarmed.add(kept)
+
+    def _ended(self, anomaly: Anomaly[Window]) -> Raised:
+        raised = self._alarms.anomaly("end", anomaly, self.model, self._scorer)
+        self._alarmed.over(raised.alarm.alarm_id)
+        return raised
 
     def _score_shadow(self, samples: NDArray[np.float32], start_s: float, windows: Windows, calm: list[bool]) -> None:
         shadow = self._shadow
@@ -344,7 +370,8 @@ class AgentCore:
 
     def _finish(self) -> list[Raised]:
         ended = self._detector.finish()
-        out = [] if ended is None else [self._alarms.anomaly("end", ended, self.model, self._scorer)]
+        out = [] if ended is None else [self._ended(ended)]
+        self._alarmed.calm()
         for channel in self._sensors.finish():
             name, limit = self.model.manifest.inputs.channels[channel], self._sensors.limit(channel)
             over = Stuck(channel, limit, limit, 0.0, began=False, window=0)

@@ -27,6 +27,7 @@ from federated.compile.quantize import observe
 from federated.config import Plan, draft_manifest, read_struct, scoring_of
 from federated.evaluate import judge
 from federated.families import Lesson, family_of
+from federated.permission import ask
 from federated.records import answer, arrays_of, config_of
 
 if TYPE_CHECKING:
@@ -118,8 +119,10 @@ def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
     """This device's windows.
 
     Raises:
-        DataError: its ring or files cannot be used, or hold too few windows.
+        DataError: its ring or files cannot be used, or hold too few windows; or its agent says that it may not learn now.
     """
+    if "ring" in node:
+        ask(Path(node["ring"]))
     own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(_files(node), plan, inputs)
     if not np.isfinite(own.windows.samples).all():
         raise DataError(f"{own.name}: finite samples expected, others found")

@@ -89,7 +89,14 @@ def _chain(connection: Connection, identity: wire.Identity) -> Chain | None:
 
 def _of_alarm_data(alarm: wire.Alarm) -> Chain:
     return {
-        "alarm": {"alarm_id": alarm.alarm_id, "state": alarm.state, "windows": alarm.windows, "flight": alarm.flight},
+        "alarm": {
+            "alarm_id": alarm.alarm_id,
+            "state": alarm.state,
+            "kind": alarm.kind,
+            "detail": alarm.detail,
+            "windows": alarm.windows,
+            "flight": alarm.flight,
+        },
         "window": msgspec.structs.asdict(alarm.window),
         "model": {
             "release": alarm.release,

@@ -23,6 +23,7 @@ from covey import topics, wire
 from covey.bundle import Calibration, read_bundle, read_calibration
 from covey.certificates import from_pem
 from covey.config import load
+from covey.errors import DataError
 from covey.ring import RingInfo, RingReader, RingWriter, create_ring
 from covey.sketch import Sketch
 from edge import rejected
@@ -540,6 +541,14 @@ def certificates(_: Path) -> list[bytes]:
     return [made.public_bytes(serialization.Encoding.PEM)]
 
 
+def decode_certificate(_: Path, content: bytes) -> object:
+    """As `doctor` and `gateway check` do: a ValueError is their line."""
+    try:
+        return from_pem(content)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
 DECODERS = [
     Decoder("crazyflie", crazyflie, read_crazyflie_log),
     Decoder("csv", tables, lambda folder, content: _recording("t.csv", content, folder)),
@@ -566,5 +575,5 @@ DECODERS = [
     Decoder("topic", lambda _: [topics.mqtt_topic("d1", "ack").encode(), b"covey/v1/ab/gateway"], decode_topic),
     Decoder("identity", lambda _: [b"d1/00c0ffee00c0ffee/42"], decode_identity),
     Decoder("sketch", lambda _: [b"[[3,0],[-5,20],[37,18]]"], decode_sketch),
-    Decoder("certificate", certificates, lambda _, content: from_pem(content)),
+    Decoder("certificate", certificates, decode_certificate),
 ]
