@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from covey.demo import plan as planning
 from covey.errors import CoveyError
 from covey.processes import covey_command
+from covey.runtime import write_whole
 from covey.stack import EMBEDDED, Stack
 
 if TYPE_CHECKING:
@@ -74,8 +75,11 @@ def _start_fleet(stack: Stack, devices: int, flights: Path | None, speed: float,
         words = ["model", "fit", *data, "--family", "pca", "--out", str(first)]
         stack.children.run("fit", covey_command(*words), PHASE_S, stop)
         stack.add_release(first, "first fit", stop)
+    # They fly for ever and nothing falls from the sky: flying holds up neither releases nor training here.
+    simulated = stack.folder / "agents.toml"
+    write_whole(simulated, b'update_anyway = ["armed"]\n', 0o600)
     for device in plan.devices:
-        options = ["--bundle", str(first), "--speed", f"{speed:g}", "--repeat"]
+        options = ["--config", str(simulated), "--bundle", str(first), "--speed", f"{speed:g}", "--repeat"]
         options += ["--source", str(source / device.test.file)]
         options += [w for f in device.commission_fitted for w in ("--commission-fitted", str(source / f))]
         options += [w for f in device.commission for w in ("--commission", str(source / f))]
