@@ -30,8 +30,8 @@ chaos:
 harm:
 	@scripts/setup dev
 	@scripts/servers
-	@COVEY_LONG=1 .venv/bin/python -m pytest -q tests/edge/test_power_loss.py tests/edge/test_kills.py \
-		tests/edge/test_corrupt_bundles.py $(ARGS)
+	@COVEY_LONG=1 .venv/bin/python -m pytest -q tests/edge/test_power_loss.py tests/edge/test_harm.py \
+		tests/edge/test_corrupt_bundles.py tests/edge/test_source_mavlink.py $(ARGS)
 
 fuzz:
 	@scripts/setup dev
