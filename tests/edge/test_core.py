@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -97,6 +98,29 @@ def test_one_window_above_the_threshold_is_not_kept_though_it_raises_nothing(bun
     assert alarms == []
     assert 1020.0 not in {k.start_s for k in kept}
     assert len(kept) == 9
+
+
+def test_an_alarm_s_windows_are_those_that_raised_it_and_all_until_it_ended(bundle):
+    core = AgentCore("d1", loaded(bundle))
+    samples = with_fault()
+    samples[12:16, 1] += 6.0  # one window alone, of which no alarm comes
+    alarms, kept, windows = fly(core, samples)
+    [(alarm_id, alarmed)] = core.take_alarmed()
+    assert alarm_id == alarms[0].alarm.alarm_id
+    assert alarmed[0].index == 10  # rows 40 to 43: before the alarm began, and one of the windows that raised it
+    assert sorted([w.index for w in (*kept, *alarmed)] + [3]) == list(range(windows))
+    assert all(w.samples == samples[4 * w.index : 4 * w.index + WINDOW].tobytes() for w in alarmed)
+    assert core.take_alarmed() == []
+
+
+def test_windows_with_a_dead_sensor_are_never_given_back(bundle):
+    model = loaded(bundle)
+    core = AgentCore("d1", replace(model, calibration=msgspec.structs.replace(model.calibration, still=[0.001, 0.001])))
+    samples = with_fault()
+    samples[20:60, 0] = 0.25
+    alarms, _, _ = fly(core, samples)
+    assert {r.alarm.kind for r in alarms} == {"anomaly", "sensor"}
+    assert not {w.index for _, alarmed in core.take_alarmed() for w in alarmed} & set(range(5, 15))
 
 
 def test_without_calibration_it_learns_silently(bundle):
