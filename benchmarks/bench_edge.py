@@ -5,6 +5,7 @@ window     20 channels at 100 Hz, windows of 1 s, samples handed over five at a 
 agent      a real agent process against mosquitto, playing such a recording in real time: resident memory and CPU in
            steady state, CPU until it flies, the peak while it calibrates
 int8       against 32 bit floats: size of the model, time of a call, rows with the same verdict
+flash      bytes that a message costs the card, from the block device of a small ext4 (root on Linux; edge_flash.py)
 uplink     crazypad (beside the repository): bytes of every event of a flight against the log's, at the default interval
 
 What it does not show: an ARM board; a source that costs something to decode (docs/sources.md); hours.
@@ -20,6 +21,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -47,7 +49,8 @@ from edge.sources.files import read_recording  # noqa: E402
 from edge_cloud import Cloud, start_agent, wait_status  # noqa: E402
 from servers import Mosquitto  # noqa: E402
 
-PARTS = ("window", "agent", "int8", "uplink")
+PARTS = ("window", "agent", "int8", "flash", "uplink")
+FLASH_MESSAGES, FLASH_BYTES = 2000, 1100
 MEMORY_GOAL_MIB = {"litert": 60.0, "onnx": 80.0}
 Figures = dict[str, dict[str, Any]]
 
@@ -153,6 +156,28 @@ def int8(folder: Path) -> Figures:
             took[name].append((time.perf_counter_ns() - begun) / 1000)
     for name, values in took.items():
         out[f"int8_{name}_call_us"] = figure(statistics.median(values), "us p50")
+    return out
+
+
+def flash(folder: Path) -> Figures:
+    if os.geteuid() or not Path("/dev/loop-control").exists():
+        print("flash: root and loop devices expected, not here", file=sys.stderr)
+        return {}
+    words = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        str(ROOT / "benchmarks" / "edge_flash.py"),
+    ]
+    done = subprocess.run(
+        [*words, str(folder), str(FLASH_MESSAGES), str(FLASH_BYTES)], check=True, stdout=subprocess.PIPE, timeout=600
+    )
+    out: Figures = {}
+    for name, value in json.loads(done.stdout).items():
+        writer, _, group = name.rpartition("_")
+        out[f"flash_{writer}_by_{group}"] = figure(value, f"bytes a message of {FLASH_BYTES}, {group} a commit")
     return out
 
 
@@ -265,6 +290,8 @@ def main() -> None:
                 figures |= agent(folder, options.seconds)
             elif part == "int8":
                 figures |= int8(folder)
+            elif part == "flash":
+                figures |= flash(folder)
             else:
                 figures |= uplink(folder)
     if options.json:
