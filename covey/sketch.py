@@ -21,9 +21,9 @@ GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA = math.log(GAMMA)
 MIN_VALUE = 1e-9
 MAX_VALUE = 1e12
-_LOWEST = math.floor(math.log(MIN_VALUE) / _LOG_GAMMA)  # bins that `add` can make; of others no value can be told
-_HIGHEST = math.ceil(math.log(MAX_VALUE) / _LOG_GAMMA)
-_MAX_COUNT = 2**53 - 1  # as every count on the wire
+LOWEST_BIN = math.floor(math.log(MIN_VALUE) / _LOG_GAMMA)  # bins that `add` can make; of others no value can be told
+HIGHEST_BIN = math.ceil(math.log(MAX_VALUE) / _LOG_GAMMA)
+MAX_COUNT = 2**53 - 1  # as every count on the wire
 MAX_BINS = 512  # past it the lowest bins are merged: high quantiles, which alarms live on, stay exact
 
 
@@ -109,8 +109,8 @@ class Sketch:
         (zero, mark), *pairs = rows
         bins = {index: n for index, n in pairs}  # noqa: C416  # rows are lists, not pairs
         counts = (zero, *bins.values())
-        if any(not _LOWEST <= index <= _HIGHEST for index in bins) or max(counts) > _MAX_COUNT:
-            raise WireError("bad_sketch", f"bins from {_LOWEST} to {_HIGHEST}, counts up to {_MAX_COUNT} expected")
+        if any(not LOWEST_BIN <= index <= HIGHEST_BIN for index in bins) or max(counts) > MAX_COUNT:
+            raise WireError("bad_sketch", f"bins from {LOWEST_BIN} to {HIGHEST_BIN}, counts up to {MAX_COUNT} expected")
         if zero < 0 or mark != 0 or len(bins) != len(pairs) or any(n <= 0 for n in bins.values()):
             raise WireError("bad_sketch", "counts > 0 and distinct bins expected")
         return cls(zero, bins)

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from covey import topics, wire
 from covey.errors import WireError
-from covey.sketch import MAX_BINS
+from covey.sketch import HIGHEST_BIN, LOWEST_BIN, MAX_BINS, MAX_COUNT
 from covey.telemetry import is_traceparent
 
 if TYPE_CHECKING:
@@ -71,8 +71,10 @@ def _event(kind: str, data: Any) -> Any:
 
 
 class _Scores(wire.Scores, frozen=True, gc=False):
-    # pairs with counts, which Sketch.from_wire demands
-    sketch: list[tuple[int, Annotated[int, Meta(ge=0)]]]  # type: ignore[assignment]  # narrower than the wire's, on purpose
+    # pairs with counts, which Sketch.from_wire demands; the first pair's count stands where the others have their bin
+    sketch: list[  # type: ignore[assignment]  # narrower than the wire's, on purpose
+        tuple[Annotated[int, Meta(ge=LOWEST_BIN, le=MAX_COUNT)], Annotated[int, Meta(ge=0, le=MAX_COUNT)]]
+    ]
 
 
 def _summary() -> Any:
@@ -175,7 +177,7 @@ class Lane:
                 return LOOK_CLOSER
             zero, mark = pairs.pop(0)
             bins = dict(pairs)
-            if zero < 0 or mark or len(bins) != len(pairs) or 0 in bins.values():
+            if zero < 0 or mark or len(bins) != len(pairs) or 0 in bins.values() or (bins and max(bins) > HIGHEST_BIN):
                 return LOOK_CLOSER
         # `rate.take`, written out as in Intake.take
         rate, bucket = self._rate, self._bucket

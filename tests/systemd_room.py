@@ -33,6 +33,7 @@ mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs etc/systemd/system
 mkdir -p run/systemd/system run/lock mnt/old
+ln -s /dev/null etc/systemd/system/systemd-tmpfiles-setup.service # empties /tmp, where this may be
 printf '[Unit]\\nDefaultDependencies=no\\n' >etc/systemd/system/room.target
 folder=$1
 while [ "$folder" != / ]; do chmod o+x ".$folder"; folder=$(dirname "$folder"); done # the service is not root

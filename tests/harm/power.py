@@ -83,7 +83,7 @@ def _cut(folder: Path, disk: Path, copy: Path, instants: int, rng: random.Random
         live = stack.enter_context(images.mounted(disk, folder / "live"))
         broker = stack.enter_context(Mosquitto(folder / "mosquitto"))
         cloud = stack.enter_context(Cloud(broker.port, acknowledging=False))
-        words = ("--commission", str(calm), "--source", str(bad), "--speed", "400", "--summary-interval-s", "0.05")
+        words = ("--commission", str(calm), "--source", str(bad), "--speed", "400", "--summary-interval-s", "0.25")
         (folder / "agent.toml").write_text("repeat = true\nwindow_rows = 65536\n")
         agent = start_agent(
             live, broker.port, "d2", "--bundle", str(folder / "m.covey"), "--config", str(folder / "agent.toml"), *words
