@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MEMORY = Path("/dev/shm")  # noqa: S108  # tmpfs on every Linux, also under ProtectSystem=strict; gone with the boot
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MAX_BYTES = 8192
+_GONE_S = 3600.0  # without a commit; an idle agent has one a minute
 
 
 class Counted(NamedTuple):
@@ -84,13 +86,18 @@ class Mark:
             self._fd = None
 
     def sweep(self) -> None:
-        """Forget the marks of files that are gone."""
+        """Forget the marks of files that are gone, and were for an hour.
+
+        A file that is not seen from here may be there for another service: their folders are hidden from each other, this
+        memory is not. One that is used writes its mark with every commit.
+        """
         for path in self._others():
             raw = _read(path)
             found = _parse(raw) if raw is not None else None
             if found is not None and not Path(found[1]).exists():
                 with suppress(OSError):
-                    path.unlink()
+                    if abs(time.time() - path.stat().st_mtime) > _GONE_S:
+                        path.unlink()
 
     def _others(self) -> Iterator[Path]:
         try:

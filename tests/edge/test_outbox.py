@@ -450,14 +450,25 @@ def test_a_mark_that_cannot_be_believed_is_none(tmp_path, memory, spoil):
     assert (third, seqs_of_third) == (second, [2])
 
 
-def test_marks_of_files_that_are_gone_are_swept(tmp_path, memory):
+def test_marks_of_files_that_are_long_gone_are_swept(tmp_path, memory):
     for n in range(3):
         folder = made(tmp_path / str(n))
         grown(folder / "o.db", memory, 1)
         shutil.rmtree(folder)
+    for mark in memory.iterdir():
+        os.utime(mark, (1e9, 1e9))
     path = tmp_path / "o.db"
     grown(path, memory, 1)
     assert [mark.read_bytes().split(b"\n")[-2] for mark in memory.iterdir()] == [str(path).encode()]
+
+
+def test_a_file_that_only_another_service_sees_keeps_its_mark(tmp_path, memory):
+    path, hidden = tmp_path / "o.db", tmp_path / "hidden.db"
+    first, _ = grown(path, memory, 1)
+    path.rename(hidden)  # to whoever starts now it is gone
+    grown(tmp_path / "other.db", memory, 1)
+    hidden.rename(path)
+    assert grown(path, memory, 1)[0] == first
 
 
 def test_without_a_place_for_marks_each_start_is_a_new_outbox(tmp_path):
