@@ -41,18 +41,30 @@ def golden_output(runtime: str) -> str:
 
 Width = Annotated[int, Meta(ge=1, le=65_536)]
 Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
-class Features(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py.
+class Branch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Filters over the last rows of a window that belong together; a score weighs each branch as a whole."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=32)]
+    taps: Annotated[list[Annotated[list[float], Meta(min_length=1)]], Meta(min_length=1, max_length=64)]  # newest first
+    soft: bool = False  # filter sign(u) log(1 + |u|) of the channels in place of u
+
+
+class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py and temporal.py.
 
     `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
     log standard deviations and means of three accelerations; windows with a motor at rest are left out.
+    `temporal`: channels are normalised by the device's own center and scale, then each branch's filters run over each
+    channel, D = filters * C; a window that begins before its flight does has the flight's first row there.
     """
 
-    kind: Literal["lag", "drone"]
+    kind: Literal["lag", "drone", "temporal"]
     airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
     settle_s: float = 0.0  # drone: seconds after take-off that are left out
+    branches: list[Branch] = []  # temporal
 
 
 class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +76,18 @@ class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
     hop: Width  # samples between two windows
     features: Features
 
+    @property
+    def padded(self) -> bool:
+        """Whether windows reach back before their flight's first row, which stands there in place of what was not."""
+        return self.features.kind == "temporal"
 
-class Defaults(Struct, frozen=True, forbid_unknown_fields=True):
+    @property
+    def record_rows(self) -> int:
+        """Rows of a window that the ring keeps: all, or the newest ones where the windows before hold the others."""
+        return self.hop if self.padded else self.window
+
+
+class Defaults(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Group defaults; a device's calibration replaces them. z = clip((phi - center) / scale, -clip, clip)."""
 
     center: list[float]  # D
@@ -74,12 +96,16 @@ class Defaults(Struct, frozen=True, forbid_unknown_fields=True):
     spread: list[Positive]  # D: usual size of a feature's smoothed |z| (project) or |residual| (reconstruct)
     thresholds: dict[str, Positive]  # per runtime
     reference: dict[str, list[list[int]]]  # per runtime: sketch of scores of normal windows
+    channel_center: list[float] = []  # temporal: C
+    channel_scale: list[Positive] = []  # temporal: C
+    weights: list[NotNegative] = []  # project: K, of each output's square in the score; none: 1 / K each
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """Shape and meaning of the network.
 
-    `project`: y = f(z), score = mean y^2. `reconstruct`: z' = f(z), score = mean (z - z')^2; K = D.
+    `project`: y = f(z), score = sum of weights * y^2, the mean without weights. `reconstruct`: z' = f(z), score = mean
+    (z - z')^2; K = D.
     """
 
     kind: Literal["project", "reconstruct"]
@@ -140,19 +166,44 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             "scoring.channel_of_feature": self.scoring.channel_of_feature,
         }
         wrong = [f"{name}: {d} values expected, {len(row)} found" for name, row in rows.items() if len(row) != d]
+        wrong += [
+            f"{name}: {count} values expected, {len(row)} found"
+            for name, count, row in own_rows(self, self.defaults)
+            if len(row) != count
+        ]
         if self.model.kind == "reconstruct" and self.model.outputs != d:
             wrong.append(f"model.outputs: {d} expected, {self.model.outputs} found")
         least = -1 if self.inputs.features.kind == "drone" else 0
+        wrong += _wrong_branches(self.inputs)
         if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
-        expected = {"lag": self.inputs.window * len(self.inputs.channels), "drone": 11}[self.inputs.features.kind]
+        filters = sum(len(branch.taps) for branch in self.inputs.features.branches)
+        channels = len(self.inputs.channels)
+        expected = {"lag": self.inputs.window * channels, "drone": 11, "temporal": filters * channels}[
+            self.inputs.features.kind
+        ]
         if d != expected:
             wrong.append(f"model.inputs: {expected} expected for features {self.inputs.features.kind}, {d} found")
         if wrong:
             raise ValueError("; ".join(wrong))
 
 
-class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
+def _wrong_branches(inputs: Inputs) -> list[str]:
+    """What is wrong with the filters."""
+    branches, window = inputs.features.branches, inputs.window
+    if bool(branches) != (inputs.features.kind == "temporal"):
+        return [f"inputs.features.branches: {'some' if inputs.padded else 'none'} expected, {len(branches)} found"]
+    wrong = [
+        f"inputs.features.branches: {branch.name}: filters of at most {window} weights expected, {max(map(len, branch.taps))} found"
+        for branch in branches
+        if max(map(len, branch.taps)) > window
+    ]
+    if inputs.padded and inputs.hop > window:
+        wrong.append(f"inputs.hop: at most the window's {window} samples expected, {inputs.hop} found")
+    return wrong
+
+
+class Calibration(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a device adds to a bundle from its own ring; never leaves it. One JSON file per bundle digest."""
 
     format: Literal["covey-calibration/1"]
@@ -166,6 +217,20 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: dict[str, Positive]  # per runtime
     reference: dict[str, list[list[int]]]  # per runtime: sketch
     still: list[Annotated[float, Meta(ge=0, le=1)]] = []  # C: share of normal windows in which a channel stands still
+    channel_center: list[float] = []  # temporal: C
+    channel_scale: list[Positive] = []  # temporal: C
+    weights: list[NotNegative] = []  # project: K
+
+
+def own_rows(manifest: Manifest, base: Defaults | Calibration) -> list[tuple[str, int, list[float]]]:
+    """(name, values expected, values) of the rows that only some kinds of features and models have."""
+    channels = len(manifest.inputs.channels) if manifest.inputs.padded else 0
+    outputs = manifest.model.outputs if base.weights else 0
+    return [
+        ("channel_center", channels, base.channel_center),
+        ("channel_scale", channels, base.channel_scale),
+        ("weights", outputs if manifest.model.kind == "project" else 0, base.weights),
+    ]
 
 
 @dataclass(frozen=True)
@@ -279,8 +344,10 @@ def read_calibration(folder: Path, manifest: Manifest, digest: str) -> Calibrati
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: a calibration expected: {error}") from error
     d = manifest.model.inputs
-    if calibration.bundle != digest or any(
-        len(r) != d for r in (calibration.center, calibration.scale, calibration.spread)
+    if (
+        calibration.bundle != digest
+        or any(len(r) != d for r in (calibration.center, calibration.scale, calibration.spread))
+        or any(len(row) != count for _, count, row in own_rows(manifest, calibration))
     ):
         raise BundleError(f"{path}: a calibration of bundle {digest[:12]} with {d} features expected")
     return calibration

@@ -17,8 +17,9 @@ from covey.ring import RingReader
 from covey.sketch import MIN_VALUE, Sketch
 from covey.wire import rfc3339
 from edge.scoring.scorer import Network, Scorer
-from edge.scoring.sensors import usually_still
-from edge.scoring.windows import Windows, features
+from edge.scoring.sensors import sensed_rows, usually_still
+from edge.scoring.temporal import Channels
+from edge.scoring.windows import Windows, features, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,24 +48,43 @@ def ring_windows(path: Path, inputs: Inputs) -> Windows:
         if list(info.channels) != inputs.channels:
             found = ", ".join(info.channels)
             raise DataError(f"{path}: channels {', '.join(inputs.channels)} expected, {found} found")
-        if info.window != inputs.window:
-            raise DataError(f"{path}: windows of {inputs.window} samples expected, {info.window} found")
+        if info.window != inputs.record_rows:
+            raise DataError(f"{path}: windows of {inputs.record_rows} samples expected, {info.window} found")
         if abs(info.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
             raise DataError(f"{path}: {inputs.rate_hz:g} samples/s expected, {info.rate_hz:g} found")
         records = list(ring.records())
-    shape = (len(records), inputs.window, len(inputs.channels))
-    samples = np.empty(shape, np.float32)
+    rows = np.empty((len(records), info.window, len(inputs.channels)), np.float32)
     flights = np.empty(len(records), np.int64)
     before: tuple[int, int] | None = None
     flight = -1
     for n, record in enumerate(records):
-        samples[n] = np.frombuffer(record.samples, "<f4").reshape(shape[1:])
+        rows[n] = np.frombuffer(record.samples, "<f4").reshape(rows.shape[1:])
         flight += before != (record.flight, record.index - 1)
         before = (record.flight, record.index)
         flights[n] = flight
     index = np.asarray([record.index for record in records], np.int64)
     start_s = np.asarray([record.start_s for record in records], np.float64)
-    return Windows(samples, index * inputs.hop + inputs.window - 1, flights, start_s)
+    if inputs.padded:
+        return _rebuilt(rows, flights, start_s, inputs)
+    return Windows(rows, index * inputs.hop + inputs.window - 1, flights, start_s)
+
+
+def _rebuilt(
+    rows: NDArray[np.float32], flights: NDArray[np.int64], start_s: NDArray[np.float64], inputs: Inputs
+) -> Windows:
+    """Padded windows from the rows that each added: (N, hop, C) -> N windows, one for each record."""
+    older = inputs.window - inputs.record_rows
+    parts: list[Windows] = []
+    for number in np.unique(flights):
+        mine = rows[flights == number].reshape(-1, rows.shape[2])  # (n hop, C)
+        padded = np.concatenate([np.repeat(mine[:1], older, axis=0), mine])
+        blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs.window, axis=0)[:: inputs.hop]
+        here = flights == number
+        ends = np.arange(1, int(here.sum()) + 1) * inputs.hop - 1
+        parts.append(
+            Windows(blocks.transpose(0, 2, 1), ends, flights[here], start_s[here] - older / inputs.rate_hz)
+        )
+    return join(parts, inputs)
 
 
 def calibrate(
@@ -92,7 +112,8 @@ def calibrate(
         raise DataError("calibration: at least one runtime expected, none came")
     if not np.isfinite(windows.samples).all():
         raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
-    center, scale = _affine(manifest, windows)
+    channels = channels_of(manifest, windows)
+    center, scale = _affine(manifest, windows, channels)
     draft = Calibration(
         format="covey-calibration/1",
         bundle=digest,
@@ -104,7 +125,10 @@ def calibrate(
         spread=manifest.defaults.spread,
         thresholds=dict.fromkeys(networks, 1.0),
         reference={name: Sketch().to_wire() for name in networks},
-        still=usually_still(windows.samples, windows.flight),
+        still=usually_still(windows.samples[:, -sensed_rows(manifest.inputs) :], windows.flight),
+        channel_center=[] if channels is None else channels.center.tolist(),
+        channel_scale=[] if channels is None else channels.scale.tolist(),
+        weights=manifest.defaults.weights,
     )
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
@@ -122,9 +146,24 @@ def calibrate(
     return msgspec.structs.replace(draft, spread=spread, thresholds=thresholds, reference=reference)
 
 
-def _affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
+    """What is normal of each channel, from every row of normal windows once; None for features that do not ask."""
+    inputs = manifest.inputs
+    if not inputs.padded:
+        return None
+    rows = windows.samples[:, -inputs.record_rows :].reshape(-1, len(inputs.channels)).astype(np.float64)
+    scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
+    return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), manifest.defaults.clip)
+
+
+def _affine(
+    manifest: Manifest, windows: Windows, channels: Channels | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(D,) center and scale."""
     inputs = manifest.inputs
+    if channels is not None:
+        phi = features(windows.samples, inputs, channels).astype(np.float64)
+        return phi.mean(axis=0), _floored(phi.std(axis=0), manifest.defaults.scale)
     if inputs.features.kind == "lag":
         rows = _rows(windows, inputs).astype(np.float64)  # (R, C)
         center = np.tile(rows.mean(axis=0), inputs.window)
@@ -174,7 +213,7 @@ def _score(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) smoothed scores, and (D,) the root mean square of the smoothed error of each feature."""
     inputs = scorer.manifest.inputs
-    phi = features(windows.samples, inputs)
+    phi = features(windows.samples, inputs, scorer.channels)
     if inputs.features.kind == "drone":
         phi = _apart(phi, windows.flight, center)
     scores = np.empty(len(windows))
