@@ -41,7 +41,7 @@ def train(
         Path | None, typer.Option("--initial", help="Bundle to start from; also the one to be no worse than.")
     ] = None,
     group: Annotated[str | None, typer.Option("--group", help="Group of devices; the initial bundle's.")] = None,
-    features: Annotated[str, typer.Option("--features", help="auto, drone or lag.")] = "auto",
+    features: Annotated[str, typer.Option("--features", help="auto, drone, lag or temporal.")] = "auto",
     window: Annotated[int | None, typer.Option("--window", min=1, help="Samples a window.")] = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Channels, separated by commas.")] = None,
     rows: Annotated[str | None, typer.Option("--rows", help="A:B of every file.")] = None,

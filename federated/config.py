@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
+from federated.branches import branch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
+BRANCHES = ("ms", "lag5")
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -68,7 +70,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     family: Literal["pca", "dense-ae"]
     group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
-    features: Literal["auto", "drone", "lag"] = "auto"
+    features: Literal["auto", "drone", "lag", "temporal"] = "auto"
+    branches: list[str] | None = None  # temporal: names of federated/branches.py
     window: Count | None = None  # samples
     hop: Count | None = None  # samples
     columns: list[str] | None = None
@@ -132,13 +135,25 @@ def choose_inputs(
             raise DataError(f"{device}: {rate_hz:g} samples/s expected as of {offers[0][0]}, {rate:g} found")
     rate_hz = round(rate_hz, 3)
     windows = {length for _, _, _, length in offers if length}
-    if len(windows) > 1 or (windows and plan.window not in {None, *windows}):
+    if len(windows) > 1 or (windows and kind != "temporal" and plan.window not in {None, *windows}):
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
     if kind == "drone":
         window = fixed or plan.window or max(4, round(rate_hz))
         return Inputs(wanted, rate_hz, window, plan.hop or max(1, window // 4), _drone_features())
+    if kind == "temporal":
+        return _temporal(plan, wanted, rate_hz, fixed)
     window = fixed or plan.window or 10
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
+
+
+def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) -> Inputs:
+    """Padded windows as long as the longest filter; `recorded`: rows that a ring's records hold, 0 for files."""
+    branches = [branch(name) for name in plan.branches or BRANCHES]
+    longest = max(len(taps) for one in branches for taps in one.taps)
+    hop = recorded or plan.hop or 1
+    if plan.hop not in {None, hop}:
+        raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
+    return Inputs(channels, rate_hz, max(plan.window or 1, longest, hop), hop, Features("temporal", branches=branches))
 
 
 def _drone_features() -> Features:
@@ -165,6 +180,7 @@ def draft_manifest(
     plan: Plan, inputs: Inputs, scoring: Scoring, model: Model, *, center: list[float], scale: list[float]
 ) -> Manifest:
     """A manifest whose thresholds, references and spread are still unknown: a device calibrates before it scores."""
+    own = len(inputs.channels) if inputs.padded else 0
     return Manifest(
         format="covey-bundle/1",
         family=plan.family,
@@ -179,6 +195,8 @@ def draft_manifest(
             spread=[1e-6] * model.inputs,  # below any real one, so that it floors nothing
             thresholds=dict.fromkeys(RUNTIMES, 1.0),
             reference={name: Sketch().to_wire() for name in RUNTIMES},
+            channel_center=[0.0] * own,
+            channel_scale=[1e-3] * own,
         ),
         model=model,
         scoring=scoring,

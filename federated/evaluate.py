@@ -20,6 +20,7 @@ from covey.sketch import MAX_BINS, Sketch
 from edge.scoring.calibration import calibrate
 from edge.scoring.runtimes import available, open_runtime
 from edge.scoring.scorer import Scorer, normalise, raw_scores
+from edge.scoring.temporal import Channels
 from edge.scoring.windows import Windows, features
 from federated.compile.graph import forward
 from federated.gate import Arrays, Shape
@@ -52,7 +53,11 @@ class FloatNetwork:
 
 
 def take(windows: Windows, rows: NDArray[np.bool_]) -> Windows:
-    """Some of the windows, in order."""
+    """Some of the windows, in order; consecutive ones are not copied: padded windows are views of their rows."""
+    here = np.flatnonzero(rows)
+    if len(here) and here[-1] - here[0] + 1 == len(here):
+        part = slice(int(here[0]), int(here[-1]) + 1)
+        return Windows(windows.samples[part], windows.end_row[part], windows.flight[part], windows.start_s[part])
     return Windows(windows.samples[rows], windows.end_row[rows], windows.flight[rows], windows.start_s[rows])
 
 
@@ -139,7 +144,8 @@ def judged_shapes(answer: Mapping[str, NDArray[np.generic]], d: int) -> dict[str
 def _unexplained(candidate: Bundle, network: Network, windows: Windows, own: Calibration) -> float:
     """Mean squared residual of the float graph over that of answering zero: 1 and above is a model that learned nothing."""
     manifest = candidate.manifest
-    phi = features(windows.samples, manifest.inputs)
+    channels = Channels.of(own, manifest.defaults.clip) if manifest.inputs.padded else None
+    phi = features(windows.samples, manifest.inputs, channels)
     z = normalise(phi, np.asarray(own.center), np.asarray(own.scale), manifest.defaults.clip)
     return float(raw_scores("reconstruct", z, network.run(z)).mean() / max(float(np.square(z).mean()), 1e-12))
 

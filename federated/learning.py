@@ -34,7 +34,7 @@ class Task:
         plan: of the run.
         state: what the family's `down` gave.
         lesson: the device's windows, normalised.
-        center: (D,) the device's own.
+        center: (D,) the device's own, then (C,) of its channels where features are `temporal`.
         scale: (D,) likewise.
         seed: of this device in this round.
     """

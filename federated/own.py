@@ -17,6 +17,7 @@ from covey.errors import DataError, UsageError
 from covey.ring import FITTED, RingReader
 from edge.scoring.calibration import calibrate, ring_windows
 from edge.scoring.scorer import normalise
+from edge.scoring.temporal import Channels, channel_of_feature
 from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
 from federated.config import Plan, draft_manifest, scoring_of
 from federated.families import family_of
@@ -63,19 +64,23 @@ def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
 def normalised(
     own: Own, plan: Plan, inputs: Inputs
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """(N, D) features by the device's own center and scale, exactly as its agent will calibrate; and those two (D,).
+    """(N, D) features by the device's own center and scale, exactly as its agent will calibrate; and those two.
+
+    Center and scale are (D,), followed by those of the channels (C,) where the features are `temporal`.
 
     Raises:
         DataError: fewer windows than the device needs to calibrate.
     """
-    phi = features(own.windows.samples, inputs)
     draft = draft_of(plan, inputs, outputs=1)
     try:
         calibration = calibrate(draft, "0" * 64, own.windows, {"onnx": _Silent()}, 0.0)
     except DataError as error:
         raise DataError(f"{own.name}: {error}") from error
+    channels = Channels.of(calibration, draft.defaults.clip) if inputs.padded else None
+    phi = features(own.windows.samples, inputs, channels)
     center, scale = np.asarray(calibration.center), np.asarray(calibration.scale)
-    return normalise(phi, center, scale, draft.defaults.clip), center, scale
+    z = normalise(phi, center, scale, draft.defaults.clip)
+    return z, np.r_[center, calibration.channel_center], np.r_[scale, calibration.channel_scale]
 
 
 class _Silent:
@@ -87,9 +92,12 @@ class _Silent:
 
 def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
     """The manifest before anything is learned: unit scale, no center."""
-    drone = inputs.features.kind == "drone"
     channels = len(inputs.channels)
-    channel_of = DRONE_CHANNEL_OF_FEATURE if drone else [n % channels for n in range(inputs.window * channels)]
+    channel_of = {
+        "drone": lambda: list(DRONE_CHANNEL_OF_FEATURE),
+        "lag": lambda: [n % channels for n in range(inputs.window * channels)],
+        "temporal": lambda: channel_of_feature(inputs),
+    }[inputs.features.kind]()
     d = len(channel_of)
     kind = family_of(plan.family).kind
     model = Model(kind="project", inputs=d, outputs=outputs) if kind == "project" else Model("reconstruct", d, d)

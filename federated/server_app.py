@@ -86,6 +86,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     inputs = _inputs(crew, initial, failed)
     family = family_of(plan.family)
     d = draft_of(plan, inputs, 1).model.inputs
+    channels = len(inputs.channels) if inputs.padded else 0
     base = family.begin(plan, d) if initial is None else _state(initial, family.begin(plan, d))
     checkpoints = Checkpoints(Path(job.checkpoint))
     identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
@@ -99,7 +100,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
             "train",
             family.down(before),
             {**asked, "round": number},
-            lambda update: update_fault(family, plan, d, update),
+            lambda update: update_fault(family, plan, d, update, channels),
         )
         state = merge(family, plan, before, answers)
         down, up = traffic.since()
@@ -221,8 +222,10 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
 
 def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays) -> Manifest:
     draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    d = draft.model.inputs
+    center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
     defaults = msgspec.structs.replace(
-        draft.defaults, center=state["center"].tolist(), scale=np.maximum(state["scale"], 1e-4).tolist()
+        draft.defaults, center=center[:d], scale=scale[:d], channel_center=center[d:], channel_scale=scale[d:]
     )
     return msgspec.structs.replace(draft, defaults=defaults)
 

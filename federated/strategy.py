@@ -130,19 +130,19 @@ def _complaint(reply: Message) -> str | None:
     return " ".join((reply.error.reason or f"error {reply.error.code}").split())
 
 
-def update_shapes(family: Family, plan: Plan, d: int) -> dict[str, Shape]:
+def update_shapes(family: Family, plan: Plan, d: int, channels: int = 0) -> dict[str, Shape]:
     """What a device's answer to `train` must look like."""
     return {
         **family.shapes(plan, d),
-        "center": gate.Shape((d,)),
-        "scale": gate.Shape((d,)),
+        "center": gate.Shape((d + channels,)),
+        "scale": gate.Shape((d + channels,)),
         "windows": gate.Shape((1,), "i"),
     }
 
 
-def update_fault(family: Family, plan: Plan, d: int, update: Arrays) -> str | None:
-    """Why one update is refused, or None."""
-    told = gate.fault(update, update_shapes(family, plan, d)) or gate.windows_fault(int(update["windows"][0]))
+def update_fault(family: Family, plan: Plan, d: int, update: Arrays, channels: int = 0) -> str | None:
+    """Why one update is refused, or None; `channels`: C of `temporal` features."""
+    told = gate.fault(update, update_shapes(family, plan, d, channels)) or gate.windows_fault(int(update["windows"][0]))
     if told is None and not (update["scale"] > 0).all():
         told = "scale: positive numbers expected, others came"
     return told or family.fault(own_part(update))

@@ -65,25 +65,27 @@ def ring_windows(path: Path, inputs: Inputs) -> Windows:
     index = np.asarray([record.index for record in records], np.int64)
     start_s = np.asarray([record.start_s for record in records], np.float64)
     if inputs.padded:
-        return _rebuilt(rows, flights, start_s, inputs)
+        return _rebuilt(rows, index * inputs.hop, flights, start_s, inputs)
     return Windows(rows, index * inputs.hop + inputs.window - 1, flights, start_s)
 
 
 def _rebuilt(
-    rows: NDArray[np.float32], flights: NDArray[np.int64], start_s: NDArray[np.float64], inputs: Inputs
+    rows: NDArray[np.float32],
+    end_row: NDArray[np.int64],
+    flights: NDArray[np.int64],
+    start_s: NDArray[np.float64],
+    inputs: Inputs,
 ) -> Windows:
     """Padded windows from the rows that each added: (N, hop, C) -> N windows, one for each record."""
     older = inputs.window - inputs.record_rows
     parts: list[Windows] = []
     for number in np.unique(flights):
-        mine = rows[flights == number].reshape(-1, rows.shape[2])  # (n hop, C)
+        here = flights == number
+        mine = rows[here].reshape(-1, rows.shape[2])  # (n hop, C)
         padded = np.concatenate([np.repeat(mine[:1], older, axis=0), mine])
         blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs.window, axis=0)[:: inputs.hop]
-        here = flights == number
-        ends = np.arange(1, int(here.sum()) + 1) * inputs.hop - 1
-        parts.append(
-            Windows(blocks.transpose(0, 2, 1), ends, flights[here], start_s[here] - older / inputs.rate_hz)
-        )
+        start = start_s[here] - older / inputs.rate_hz
+        parts.append(Windows(blocks.transpose(0, 2, 1), end_row[here], flights[here], start))
     return join(parts, inputs)
 
 
@@ -163,6 +165,8 @@ def _affine(
     inputs = manifest.inputs
     if channels is not None:
         phi = features(windows.samples, inputs, channels).astype(np.float64)
+        if manifest.model.kind == "project":  # filters of one channel keep their proportion: the group's scale is one
+            return phi.mean(axis=0), np.asarray(manifest.defaults.scale, np.float64)
         return phi.mean(axis=0), _floored(phi.std(axis=0), manifest.defaults.scale)
     if inputs.features.kind == "lag":
         rows = _rows(windows, inputs).astype(np.float64)  # (R, C)

@@ -77,7 +77,8 @@ class Together:
     def _raw(self, z: NDArray[np.float32], y: NDArray[np.float32], affine: NDArray[np.int64]) -> NDArray[np.float64]:
         if self._weights is None:
             return raw_scores(self._kind, z, y)
-        return np.einsum("nk,nk->n", np.square(y, dtype=np.float64), self._weights[affine])
+        out: NDArray[np.float64] = (np.square(y, dtype=np.float64) * self._weights[affine]).sum(axis=1)
+        return out
 
 
 def _turns(device: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -239,9 +239,7 @@ class Cutter:
             self._take(starts, end)
 
 
-def features(
-    samples: NDArray[np.float32], inputs: Inputs, channels: Channels | None = None
-) -> NDArray[np.float32]:
+def features(samples: NDArray[np.float32], inputs: Inputs, channels: Channels | None = None) -> NDArray[np.float32]:
     """(N, T, C) windows -> (N, D) feature vectors, not yet normalised.
 
     Args:
