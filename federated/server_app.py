@@ -20,12 +20,13 @@ from covey.runtime import write_whole
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
 from federated.checkpoint import Checkpoints, Round, identity_of
-from federated.client_app import arrays_of_graph, draft_of
+from federated.client_app import arrays_of_graph
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
 from federated.config import Job, Plan, choose_inputs, read_struct, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
 from federated.families import family_of, pack_state, unpack_state
+from federated.own import draft_of
 from federated.records import as_array
 from federated.strategy import Answers, Crew, merge, update_fault
 

@@ -1,0 +1,140 @@
+"""A device's own windows: read from where its configuration says, normalised exactly as its agent will calibrate.
+
+`ring` is the path of the agent's ring, `files` a JSON list of recordings (simulation). Knows no message.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from covey.bundle import Inputs, Manifest, Model
+from covey.errors import DataError, UsageError
+from covey.ring import FITTED, RingReader
+from edge.scoring.calibration import calibrate, ring_windows
+from edge.scoring.scorer import normalise
+from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
+from federated.config import Plan, draft_manifest, scoring_of
+from federated.families import family_of
+from federated.permission import ask
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from numpy.typing import NDArray
+
+_TRIES = 5  # readings of a ring that its agent is writing
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a device holds.
+
+    Attributes:
+        name: for messages.
+        windows: in order of time.
+        fitted: (N,) bool: the group's model was fitted on the window.
+        session: (N,) int64: flight in the device's own count, which a window left out does not cut in two.
+    """
+
+    name: str
+    windows: Windows
+    fitted: NDArray[np.bool_]
+    session: NDArray[np.int64]
+
+
+def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
+    """This device's windows.
+
+    Raises:
+        DataError: its ring or files cannot be used, or hold too few windows; or its agent says that it may not learn now.
+    """
+    if "ring" in node:
+        ask(Path(node["ring"]))
+    own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(files_of(node), plan, inputs)
+    if not np.isfinite(own.windows.samples).all():
+        raise DataError(f"{own.name}: finite samples expected, others found")
+    return own
+
+
+def normalised(
+    own: Own, plan: Plan, inputs: Inputs
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """(N, D) features by the device's own center and scale, exactly as its agent will calibrate; and those two (D,).
+
+    Raises:
+        DataError: fewer windows than the device needs to calibrate.
+    """
+    phi = features(own.windows.samples, inputs)
+    draft = draft_of(plan, inputs, outputs=1)
+    try:
+        calibration = calibrate(draft, "0" * 64, own.windows, {"onnx": _Silent()}, 0.0)
+    except DataError as error:
+        raise DataError(f"{own.name}: {error}") from error
+    center, scale = np.asarray(calibration.center), np.asarray(calibration.scale)
+    return normalise(phi, center, scale, draft.defaults.clip), center, scale
+
+
+class _Silent:
+    """A network that says nothing: calibrating with it leaves center and scale."""
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.zeros((len(x), 1), np.float32)
+
+
+def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
+    """The manifest before anything is learned: unit scale, no center."""
+    drone = inputs.features.kind == "drone"
+    channels = len(inputs.channels)
+    channel_of = DRONE_CHANNEL_OF_FEATURE if drone else [n % channels for n in range(inputs.window * channels)]
+    d = len(channel_of)
+    kind = family_of(plan.family).kind
+    model = Model(kind="project", inputs=d, outputs=outputs) if kind == "project" else Model("reconstruct", d, d)
+    if outputs == 1:  # only center and scale are wanted
+        model = Model(kind="project", inputs=d, outputs=1)
+    return draft_manifest(plan, inputs, scoring_of(plan, inputs, channel_of), model, center=[0.0] * d, scale=[1e-3] * d)
+
+
+def node_of(context: Context) -> dict[str, str]:
+    """A node's configuration as text.
+
+    Raises:
+        UsageError: neither ring nor files.
+    """
+    node = {name: str(value) for name, value in context.node_config.items()}
+    if not {"ring", "files"} & node.keys():
+        raise UsageError("node configuration: ring or files expected, neither is there")
+    return node
+
+
+def files_of(node: dict[str, str]) -> list[str]:
+    """The recordings of a simulated device."""
+    return [str(path) for path in json.loads(node["files"])]
+
+
+def _from_ring(path: Path, inputs: Inputs) -> Own:
+    """Windows and their flags: two readings, which agree unless the agent wrote in between."""
+    for _ in range(_TRIES):
+        windows = ring_windows(path, inputs)
+        with RingReader(path) as ring:
+            heads = [(record.start_s, record.flags, record.flight) for record in ring.records()]
+        if [start for start, _, _ in heads] == windows.start_s.tolist():
+            fitted = np.array([bool(flags & FITTED) for _, flags, _ in heads], np.bool_)
+            return Own(str(path), windows, fitted, np.array([flight for _, _, flight in heads], np.int64))
+    raise DataError(f"{path}: a ring that holds still for a moment expected, it changed {_TRIES} times while read")
+
+
+def _from_files(paths: list[str], plan: Plan, inputs: Inputs) -> Own:
+    from edge.sources.files import read_recording
+
+    parts: list[Windows] = []
+    flight = 0
+    for path in paths:
+        part = cut(read_recording(path, inputs.channels, plan.rows), inputs)
+        parts.append(Windows(part.samples, part.end_row, part.flight + flight, part.start_s))
+        flight += 1 + (int(part.flight[-1]) if len(part) else 0)
+    windows = join(parts, inputs)
+    return Own(", ".join(paths), windows, np.zeros(len(windows), np.bool_), windows.flight)
