@@ -8,7 +8,7 @@ figures, sketches. No window, no sample, no time stamp ever does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.clientapp import ClientApp
@@ -26,6 +26,7 @@ from federated.records import answer, arrays_of, config_of
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
+    from numpy.typing import NDArray
 
     from federated.gate import Arrays
 
@@ -80,12 +81,22 @@ def judge_candidate(message: Message, context: Context) -> Message:
 def graph_of(arrays: Arrays) -> Graph:
     """The float graph that a message carries as w0, b0, r0, w1, ..."""
     count = sum(name.startswith("w") for name in arrays)
-    return tuple(Dense(arrays[f"w{n}"], arrays[f"b{n}"], relu=bool(arrays[f"r{n}"][0])) for n in range(count))
+    return tuple(
+        Dense(arrays[f"w{n}"].astype(np.float32), arrays[f"b{n}"].astype(np.float32), relu=bool(arrays[f"r{n}"][0]))
+        for n in range(count)
+    )
 
 
 def arrays_of_graph(graph: Graph) -> Arrays:
     """The inverse of `graph_of`."""
     arrays: Arrays = {}
     for n, layer in enumerate(graph):
-        arrays |= {f"w{n}": layer.weight, f"b{n}": layer.bias, f"r{n}": np.array([layer.relu], np.uint8)}
+        arrays |= {f"w{n}": short(layer.weight), f"b{n}": short(layer.bias), f"r{n}": np.array([layer.relu], np.uint8)}
     return arrays
+
+
+def short(values: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+    """As float16 where that loses nothing, as it does with weights that travelled so while they were learned."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), values) else values

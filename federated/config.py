@@ -31,6 +31,11 @@ DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
 BRANCHES = ("ms", "lag5")
 
+AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
+RULES = {"pca": ("sum",), "dense-ae": AVERAGES}  # family -> its rules, the default first
+Strategy = Literal["auto", "sum", "trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff"]
+Compress = Literal["none", "float16", "int8", "topk"]
+
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -53,8 +58,32 @@ class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Count = 10  # a round
     learning_rate: Positive = 2e-3
     batch: Count = 16  # windows; a commissioned drone has some forty
-    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of clients cut from each end, from three clients on
-    proximal: Annotated[float, Meta(ge=0)] = 0.0
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of updates cut from each end, from three updates on
+    proximal: Annotated[float, Meta(ge=0)] = 0.0  # mu of FedProx
+
+
+class ServerOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of the rules that merge updates."""
+
+    hostile: Annotated[int, Meta(ge=0, le=100_000)] | None = (
+        None  # krum, multikrum, bulyan: to bear; a fifth of those asked
+    )
+    rate: Positive | None = None  # fedadam: eta, 0.02; fedbuff: server learning rate, 1
+    beta_1: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # fedadam
+    beta_2: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+    buffer: Count = 4  # fedbuff: updates a round
+    busy: Count | None = None  # fedbuff: devices that learn at the same time; all
+
+
+class PrivacyOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Differential privacy of the weights, per device (add or remove one); see federated/privacy.py for what it leaves out."""
+
+    noise: Positive = 1.0  # standard deviation of the noise on the sum, in `clip`
+    clip: Positive = 1.0  # norm of one device's update
+    epsilon: Positive = 8.0  # budget: no round is begun that would exceed it
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    side: Literal["server", "client"] = "server"  # who clips
 
 
 class Gates(Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,12 +110,25 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Positive = 120.0  # a message round
     seed: int = 0
     strict: bool = False  # one failing device fails the run
+    strategy: Strategy = "auto"
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of the devices, asked in a round and in an evaluation
+    clip: Literal["median", "none"] | Positive = "median"  # norm to which longer updates are shortened before any rule
+    compress: Compress = "float16"  # of autoencoder updates up and weights down
+    keep: Annotated[float, Meta(gt=0, le=1)] = 0.1  # topk: share of the weights that travels
+    masked: bool = False  # pca: the server sees the sum alone
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
     factor: Positive = 4 / 3
     commission_windows: Count | None = None
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     gates: Gates = Gates()
+    server: ServerOptions = ServerOptions()
+    privacy: PrivacyOptions | None = None
+
+    @property
+    def rule(self) -> str:
+        """The strategy, named."""
+        return RULES[self.family][0] if self.strategy == "auto" else self.strategy
 
 
 def read_struct(kind: type[S], text: str, what: str) -> S:

@@ -19,9 +19,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from covey.errors import AggregationError
+from federated.memory import load, save
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from federated.config import Job
 
@@ -38,14 +40,27 @@ class HomeGrid(Grid):
 
     engine = "home"
 
-    def __init__(self, devices: Mapping[str, Mapping[str, str]], stop: threading.Event | None = None) -> None:
-        """Args: devices: name -> node configuration (`ring` or `files`); stop: ends the run between answers."""
+    def __init__(
+        self,
+        devices: Mapping[str, Mapping[str, str]],
+        stop: threading.Event | None = None,
+        memory: Path | None = None,
+    ) -> None:
+        """Keep the devices.
+
+        Args:
+            devices: name -> node configuration (`ring` or `files`).
+            stop: ends the run between answers.
+            memory: folder for what devices keep to themselves between rounds, so that a run can be resumed.
+        """
         self.names = dict(enumerate(sorted(devices), start=1))
         self.nodes = {number: dict(devices[name]) for number, name in self.names.items()}
         self.stop = stop if stop is not None else threading.Event()
         self.bytes_down = self.bytes_up = 0
         self._run = Run.create_empty(RUN_ID)
         self._sent: dict[str, Message] = {}
+        self._states: dict[int, RecordDict] = {}
+        self._memory = memory
         self._count = 0
 
     @abstractmethod
@@ -53,8 +68,17 @@ class HomeGrid(Grid):
         """Answers of the devices asked, as far as they come before `deadline` (monotonic seconds) or stop."""
 
     def context(self, node: int) -> Context:
-        """A device's context; it holds its configuration and no state."""
-        return Context(RUN_ID, node, dict(self.nodes[node]), RecordDict(), {})
+        """A device's context: its configuration, and what it kept from message to message."""
+        if node not in self._states:
+            self._states[node] = RecordDict()
+            if self._memory is not None:
+                load(self._memory / f"{node}.npz", self._states[node])
+        return Context(RUN_ID, node, dict(self.nodes[node]), self._states[node], {})
+
+    def keep(self, node: int) -> None:
+        """Write down what a device keeps, after its answer; where no folder is given, it lasts as long as the grid."""
+        if self._memory is not None and node in self._states and (self._states[node] or self._memory.exists()):
+            save(self._memory / f"{node}.npz", self._states[node])
 
     def set_run(self, run: Run) -> None:
         """Set the run."""

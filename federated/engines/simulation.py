@@ -33,6 +33,7 @@ class SimulationGrid(HomeGrid):
             try:
                 # Own metadata and content: what a client changes must not reach the next one.
                 reply = app(copy.deepcopy(message), self.context(message.metadata.dst_node_id))
+                self.keep(message.metadata.dst_node_id)
             except Exception as error:  # noqa: BLE001  # a device that fails is an answer, whatever failed
                 reply = failure(message, one_line(error))
             yield reply

@@ -60,7 +60,7 @@ class Family(Protocol):
         ...
 
     def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:
-        """On the device: what it learned. `state` is what `down` gave."""
+        """On the device: what it learned; autoencoders: the change of the weights, float32. `state` is what `down` gave."""
         ...
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
@@ -76,7 +76,7 @@ class Family(Protocol):
         ...
 
     def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:
-        """On the server: the new state."""
+        """On the server, rule `sum` only: the new state. Any other rule averages changes (federated/rules.py)."""
         ...
 
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:
