@@ -113,7 +113,19 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Width  # K
 
 
-class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
+class Outputs(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a device weighs a projecting model's outputs by its own normal windows; edge/scoring/weights.py."""
+
+    branch: list[int]  # K: number of the branch that an output belongs to
+    variance: list[Positive]  # K: variance of the features that one unit of y^2 stands for
+    keep: Annotated[float, Meta(gt=0, lt=1)]  # share of a branch's variance that counts as normal variation
+    within: NotNegative  # weight of that, standardised
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = (
+        0.0  # share of normal windows, the highest scores, that is not believed
+    )
+
+
+class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """From a window's score to an alarm."""
 
     smoothing: Annotated[float, Meta(gt=0, le=1)]  # weight of the newest window in the EWMA; 1: none
@@ -124,6 +136,8 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
     commission_windows: Width  # normal windows a device needs before it calibrates
     attribution: Literal["channel", "rotor"]  # rotor: the motor whose ratio rose most names the cause
     channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
+    outputs: Outputs | None = None  # project: devices weigh outputs themselves
+    log: bool = False  # smooth log(1 + score) in place of the score
 
 
 class Golden(Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,6 +189,14 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             wrong.append(f"model.outputs: {d} expected, {self.model.outputs} found")
         least = -1 if self.inputs.features.kind == "drone" else 0
         wrong += _wrong_branches(self.inputs)
+        if self.scoring.outputs is not None:
+            told = self.scoring.outputs
+            sizes = {"branch": len(told.branch), "variance": len(told.variance)}
+            wrong += [
+                f"scoring.outputs.{name}: {self.model.outputs} values expected, {size} found"
+                for name, size in sizes.items()
+                if size != self.model.outputs
+            ]
         if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
         filters = sum(len(branch.taps) for branch in self.inputs.features.branches)

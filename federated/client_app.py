@@ -19,7 +19,7 @@ from federated.compile.graph import Dense, Graph
 from federated.compile.quantize import observe
 from federated.config import Plan, read_struct
 from federated.evaluate import judge
-from federated.families import family_of
+from federated.families import family_for
 from federated.learning import asked, prepare, respond
 from federated.own import files_of, load, node_of, normalised
 from federated.records import answer, arrays_of, config_of
@@ -55,7 +55,7 @@ def describe(message: Message, context: Context) -> Message:
 def learn(message: Message, context: Context) -> Message:
     """One local update."""
     task = prepare(message, context)
-    return respond(task, family_of(task.plan.family).update(task.plan, task.state, task.lesson, task.seed))
+    return respond(task, family_for(task.plan).update(task.plan, task.state, task.lesson, task.seed))
 
 
 @app.evaluate("observe")

@@ -49,6 +49,10 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
+    within: Annotated[float, Meta(ge=0)] = 0.1  # temporal: weight of what counts as normal variation, standardised
+    distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
+        0.03  # temporal: share of a device's own windows that it disbelieves
+    )
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +192,13 @@ def choose_inputs(
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 
+def settled(plan: Plan, inputs: Inputs) -> Plan:
+    """The plan with the features that were chosen, so that families need no `auto`."""
+    kind = inputs.features.kind
+    names = [one.name for one in inputs.features.branches] or None
+    return msgspec.structs.replace(plan, features=kind, branches=names if kind == "temporal" else plan.branches)
+
+
 def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) -> Inputs:
     """Padded windows as long as the longest filter; `recorded`: rows that a ring's records hold, 0 for files."""
     branches = [branch(name) for name in plan.branches or BRANCHES]
@@ -215,6 +226,7 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
+        log=inputs.padded and plan.family == "pca",
     )
 
 

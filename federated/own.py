@@ -20,7 +20,7 @@ from edge.scoring.scorer import normalise
 from edge.scoring.temporal import Channels, channel_of_feature
 from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
 from federated.config import Plan, draft_manifest, scoring_of
-from federated.families import family_of
+from federated.families import family_for
 from federated.permission import ask
 
 if TYPE_CHECKING:
@@ -99,11 +99,12 @@ def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
         "temporal": lambda: channel_of_feature(inputs),
     }[inputs.features.kind]()
     d = len(channel_of)
-    kind = family_of(plan.family).kind
+    kind = family_for(plan).kind
     model = Model(kind="project", inputs=d, outputs=outputs) if kind == "project" else Model("reconstruct", d, d)
     if outputs == 1:  # only center and scale are wanted
         model = Model(kind="project", inputs=d, outputs=1)
-    return draft_manifest(plan, inputs, scoring_of(plan, inputs, channel_of), model, center=[0.0] * d, scale=[1e-3] * d)
+    unit = 1.0 if inputs.padded and kind == "project" else 1e-3  # the first is kept, the second a floor of a floor
+    return draft_manifest(plan, inputs, scoring_of(plan, inputs, channel_of), model, center=[0.0] * d, scale=[unit] * d)
 
 
 def node_of(context: Context) -> dict[str, str]:

@@ -7,6 +7,7 @@ bundle, whole. It never sees a window. A run that fails leaves its checkpoints a
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,16 @@ from flwr.serverapp import Grid, ServerApp
 from covey.bundle import MAX_BUNDLE_BYTES, STATE, Bundle, Inputs, pack, read_bundle, sha256
 from covey.errors import BundleError
 from covey.runtime import write_whole
+from edge.scoring.weights import output_weights
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
 from federated.checkpoint import Checkpoints, identity_of
 from federated.client_app import arrays_of_graph
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
-from federated.config import Job, Plan, choose_inputs, read_struct, write_struct
+from federated.config import Job, Plan, choose_inputs, read_struct, settled, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
-from federated.families import family_of, pack_state, unpack_state
+from federated.families import family_for, pack_state, unpack_state
 from federated.own import draft_of
 from federated.records import as_array
 from federated.rounds import Course, Traffic, play
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from covey.bundle import Manifest
     from federated.compile.graph import Graph
+    from federated.families import Family
     from federated.gate import Arrays
 
 app = ServerApp()
@@ -87,7 +90,9 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     traffic = Traffic(grid)
     failed: dict[str, str] = {}
     inputs = _inputs(crew, initial, failed)
-    family = family_of(plan.family)
+    plan = settled(plan, inputs)
+    crew = replace(crew, plan=plan)
+    family = family_for(plan)
     d = draft_of(plan, inputs, 1).model.inputs
     base = family.begin(plan, d) if initial is None else _state(initial, family.begin(plan, d))
     checkpoints = Checkpoints(Path(job.checkpoint))
@@ -99,7 +104,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     play(course)
     state = exported(course, d)
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
-    manifest = _manifest(plan, inputs, graph, state)
+    manifest = _manifest(plan, inputs, graph, state, family)
     ranges = _observe(crew, asked, graph, failed)
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
@@ -200,14 +205,24 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
     return state
 
 
-def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays) -> Manifest:
+def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: Family) -> Manifest:
     draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
     d = draft.model.inputs
     center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
+    if inputs.padded and draft.model.kind == "project":
+        scale[:d] = draft.defaults.scale  # one for all filters; devices keep it
     defaults = msgspec.structs.replace(
         draft.defaults, center=center[:d], scale=scale[:d], channel_center=center[d:], channel_scale=scale[d:]
     )
-    return msgspec.structs.replace(draft, defaults=defaults)
+    told = family.weigh(plan, state)
+    if told is None:
+        return msgspec.structs.replace(draft, defaults=defaults)
+    rule, mean = told
+    return msgspec.structs.replace(
+        draft,
+        defaults=msgspec.structs.replace(defaults, weights=output_weights(mean[None], rule).tolist()),
+        scoring=msgspec.structs.replace(draft.scoring, outputs=rule),
+    )
 
 
 def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, str]) -> Ranges:

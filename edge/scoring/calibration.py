@@ -19,6 +19,7 @@ from covey.wire import rfc3339
 from edge.scoring.scorer import Network, Scorer
 from edge.scoring.sensors import sensed_rows, usually_still
 from edge.scoring.temporal import Channels
+from edge.scoring.weights import personal_weights
 from edge.scoring.windows import Windows, features, join
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from covey.bundle import Inputs, Manifest
+    from covey.bundle import Inputs, Manifest, Outputs
 
 RELATIVE_FLOOR = 1e-3  # of the group's default: a device may be calmer than its group, not a thousand times
 ABSOLUTE_FLOOR = 1e-4
@@ -90,7 +91,13 @@ def _rebuilt(
 
 
 def calibrate(
-    manifest: Manifest, digest: str, windows: Windows, networks: Mapping[str, Network], made_s: float
+    manifest: Manifest,
+    digest: str,
+    windows: Windows,
+    networks: Mapping[str, Network],
+    made_s: float,
+    *,
+    personal: bool = True,
 ) -> Calibration:
     """Fit a bundle to the device that these windows come from.
 
@@ -100,6 +107,8 @@ def calibrate(
         windows: normal windows, in order of time; all are used, those the group was fitted on as well.
         networks: runtime -> its loaded model; each gets a threshold and a reference of its own.
         made_s: device clock, seconds since the epoch.
+        personal: whether the device weighs the model's outputs by its own windows where the bundle says how; else as the
+            group does.
 
     The threshold is `factor` times the `quantile` of the windows' smoothed scores, with drones' flights moved apart as far
     as a new flight may lie (see `_apart`).
@@ -132,6 +141,11 @@ def calibrate(
         channel_scale=[] if channels is None else channels.scale.tolist(),
         weights=manifest.defaults.weights,
     )
+    if personal and scoring.outputs is not None:
+        weights = _weights(
+            scoring.outputs, Scorer(manifest, next(iter(networks.values())), next(iter(networks)), draft), windows
+        )
+        draft = msgspec.structs.replace(draft, weights=weights)
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
@@ -228,6 +242,13 @@ def _score(
         scores[part] = scored.score
         squares += np.square(scored.error).sum(axis=0)
     return scores, np.sqrt(squares / len(windows))
+
+
+def _weights(rule: Outputs, scorer: Scorer, windows: Windows) -> list[float]:
+    """(K,) of the outputs, from the device's own windows; runtimes agree, so the first one's serve all."""
+    phi = features(windows.samples, scorer.manifest.inputs, scorer.channels)
+    parts = [np.square(scorer.outputs(phi[n : n + _BATCH]), dtype=np.float64) for n in range(0, len(phi), _BATCH)]
+    return [float(weight) for weight in personal_weights(np.concatenate(parts), rule)]
 
 
 def _first_bad(windows: Windows, manifest: Manifest) -> str:

@@ -157,9 +157,15 @@ class Scorer:
         y = self._network.run(z)
         kind = self.manifest.model.kind
         raw = raw_scores(kind, z, y, self._weights)
+        if self.manifest.scoring.log:
+            raw = np.log1p(raw)
         error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
         score = self._smooth_score(raw[:, None], flight)[:, 0]
         return Scored(raw, score, z, self._smooth_error(error, flight))
+
+    def outputs(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, K) the network's outputs for feature vectors (N, D)."""
+        return self._network.run(normalise(phi, self._center, self._scale, self._clip))
 
     def attribute(self, error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
         """Shares of the channels in one window's score, greatest first, and the channel that names the cause.

@@ -33,6 +33,7 @@ class Together:
 
     def __init__(self, manifest: Manifest, network: Network, calibrations: Sequence[Calibration | None]) -> None:
         self._kind = manifest.model.kind
+        self._log = manifest.scoring.log
         self._alpha = manifest.scoring.smoothing
         self._network = network
         self._clip = manifest.defaults.clip
@@ -61,6 +62,8 @@ class Together:
         z = normalise(phi, self._center[affine], self._scale[affine], self._clip)
         y = self._network.run(z)
         raw = self._raw(z, y, affine)
+        if self._log:
+            raw = np.log1p(raw)
         error = z if self._kind == "project" else z - y
         score, smooth = np.empty_like(raw), np.empty_like(error)
         for turn in _turns(device):

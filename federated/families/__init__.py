@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from covey.bundle import Outputs
     from federated.compile.graph import Graph
     from federated.config import Plan
 
-__all__ = ["Arrays", "Family", "Lesson", "family_of", "pack_state", "unpack_state"]
+__all__ = ["Arrays", "Family", "Lesson", "family_for", "family_of", "pack_state", "unpack_state"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Family(Protocol):
         """The network for the compiler."""
         ...
 
+    def weigh(self, plan: Plan, state: Arrays) -> tuple[Outputs, NDArray[np.float64]] | None:
+        """How devices weigh the network's outputs, and the mean of their squares over the fleet (K,); None: alike."""
+        ...
+
 
 def family_of(name: str) -> Family:
     """The family of that name.
@@ -99,6 +104,15 @@ def family_of(name: str) -> Family:
 
         return DenseAutoencoder()
     raise UsageError(f"family: one of pca, dense-ae expected, {name!r} came")
+
+
+def family_for(plan: Plan) -> Family:
+    """The family of a plan whose features are settled."""
+    if plan.family == "pca" and plan.features == "temporal":
+        from federated.families.pca_time import PcaOverTime
+
+        return PcaOverTime(plan)
+    return family_of(plan.family)
 
 
 def pack_state(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:

@@ -84,6 +84,9 @@ class DenseAutoencoder:
         """Dense layers, ReLU between them."""
         return dense.to_graph(_listed(self.down(state)))
 
+    def weigh(self, plan: Plan, state: Arrays) -> None:
+        """All outputs count alike."""
+
 
 def _named(weights: dense.Weights) -> Arrays:
     return {f"{'wb'[number % 2]}{number // 2}": values for number, values in enumerate(weights)}

@@ -17,6 +17,7 @@ import numpy as np
 
 from covey.errors import AggregationError
 from federated.compile.graph import Dense
+from federated.families.scatter import square, triangle
 from federated.gate import Arrays, Shape, windows_fault
 
 if TYPE_CHECKING:
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
 HALF_FROM = 40  # features: from here on scatters travel as float16, 1.6 kB instead of 3.3
 BETWEEN_DRONE, BETWEEN_LAG = 5.0, 1.0
 _NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
-
-
-def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(D, D) symmetric -> its upper triangle (D (D + 1) / 2,), row by row."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def square(upper: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The inverse of `triangle`."""
-    d = round(((8 * len(upper) + 1) ** 0.5 - 1) / 2)
-    matrix = np.zeros((d, d))
-    matrix[np.triu_indices(d)] = upper
-    return matrix + np.triu(matrix, 1).T
 
 
 def scatters(lesson: Lesson) -> tuple[NDArray[np.float64], int, NDArray[np.float64], int]:
@@ -157,6 +145,9 @@ class Pca:
         values, vectors = np.linalg.eigh(total)  # ascending
         weight = vectors / np.sqrt(values) @ vectors.T if drone else vectors[:, : d - self._kept(plan, values[::-1])].T
         return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
+
+    def weigh(self, plan: Plan, state: Arrays) -> None:
+        """All outputs count alike."""
 
     @staticmethod
     def _kept(plan: Plan, values: NDArray[np.float64]) -> int:
