@@ -57,14 +57,18 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
     `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
     log standard deviations and means of three accelerations; windows with a motor at rest are left out.
-    `temporal`: channels are normalised by the device's own center and scale, then each branch's filters run over each
-    channel, D = filters * C; a window that begins before its flight does has the flight's first row there.
+    `temporal`: channels are normalised by the device's own center and scale and clipped, then each branch's filters run over
+    each channel, D = filters * C; a window that begins before its flight does has the flight's first row there. Channels
+    that wander on a device (its calibration says which) are taken from their own slow average, before they are clipped.
     """
 
     kind: Literal["lag", "drone", "temporal"]
     airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
     settle_s: float = 0.0  # drone: seconds after take-off that are left out
     branches: list[Branch] = []  # temporal
+    channel_clip: Positive = 8.0  # temporal: bound of a normalised channel
+    trend_rows: Annotated[int, Meta(ge=0, le=65_536)] = 0  # temporal: the slow average has weight 1 / this; 0: none
+    own_scale: bool = False  # temporal, project: devices scale features by their own spread, not by the group's
 
 
 class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +102,7 @@ class Defaults(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     reference: dict[str, list[list[int]]]  # per runtime: sketch of scores of normal windows
     channel_center: list[float] = []  # temporal: C
     channel_scale: list[Positive] = []  # temporal: C
+    wandering: list[bool] = []  # temporal: C
     weights: list[NotNegative] = []  # project: K, of each output's square in the score; none: 1 / K each
 
 
@@ -241,16 +246,18 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     still: list[Annotated[float, Meta(ge=0, le=1)]] = []  # C: share of normal windows in which a channel stands still
     channel_center: list[float] = []  # temporal: C
     channel_scale: list[Positive] = []  # temporal: C
+    wandering: list[bool] = []  # temporal: C, channels taken from their slow average; none: no channel
     weights: list[NotNegative] = []  # project: K
 
 
-def own_rows(manifest: Manifest, base: Defaults | Calibration) -> list[tuple[str, int, list[float]]]:
+def own_rows(manifest: Manifest, base: Defaults | Calibration) -> list[tuple[str, int, list[float] | list[bool]]]:
     """(name, values expected, values) of the rows that only some kinds of features and models have."""
     channels = len(manifest.inputs.channels) if manifest.inputs.padded else 0
     outputs = manifest.model.outputs if base.weights else 0
     return [
         ("channel_center", channels, base.channel_center),
         ("channel_scale", channels, base.channel_scale),
+        ("wandering", channels if base.wandering else 0, base.wandering),
         ("weights", outputs if manifest.model.kind == "project" else 0, base.weights),
     ]
 

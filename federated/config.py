@@ -29,7 +29,8 @@ AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
-BRANCHES = ("ms", "lag5")
+BRANCHES = ("lag6",)
+TREND_REACH = 2.5  # of the window in `trend_rows`: 8 % of the average's weight lies on its oldest row
 
 AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
 RULES = {"pca": ("sum",), "dense-ae": AVERAGES}  # family -> its rules, the default first
@@ -53,6 +54,14 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
         0.03  # temporal: share of a device's own windows that it disbelieves
     )
+
+
+class TemporalOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of `temporal` features."""
+
+    clip: Positive = 4.0  # of a normalised channel
+    trend_rows: Annotated[int, Meta(ge=0, le=20_000)] = 200  # wandering channels: rows of their slow average; 0: none
+    own_scale: bool = True  # pca: devices scale features by their own spread
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +132,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
     factor: Positive = 4 / 3
     commission_windows: Count | None = None
+    temporal: TemporalOptions = TemporalOptions()
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     gates: Gates = Gates()
@@ -206,7 +216,16 @@ def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) ->
     hop = recorded or plan.hop or 1
     if plan.hop not in {None, hop}:
         raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
-    return Inputs(channels, rate_hz, max(plan.window or 1, longest, hop), hop, Features("temporal", branches=branches))
+    options = plan.temporal
+    back = max(plan.window or 1, longest, hop, round(TREND_REACH * options.trend_rows))
+    told = Features(
+        "temporal",
+        branches=branches,
+        channel_clip=options.clip,
+        trend_rows=options.trend_rows,
+        own_scale=options.own_scale and plan.family == "pca",
+    )
+    return Inputs(channels, rate_hz, back, hop, told)
 
 
 def _drone_features() -> Features:

@@ -76,7 +76,7 @@ def normalised(
         calibration = calibrate(draft, "0" * 64, own.windows, {"onnx": _Silent()}, 0.0)
     except DataError as error:
         raise DataError(f"{own.name}: {error}") from error
-    channels = Channels.of(calibration, draft.defaults.clip) if inputs.padded else None
+    channels = Channels.of(calibration) if inputs.padded else None
     phi = features(own.windows.samples, inputs, channels)
     center, scale = np.asarray(calibration.center), np.asarray(calibration.scale)
     z = normalise(phi, center, scale, draft.defaults.clip)

@@ -18,7 +18,7 @@ from covey.sketch import MIN_VALUE, Sketch
 from covey.wire import rfc3339
 from edge.scoring.scorer import Network, Scorer
 from edge.scoring.sensors import sensed_rows, usually_still
-from edge.scoring.temporal import Channels
+from edge.scoring.temporal import Channels, wandering
 from edge.scoring.weights import personal_weights
 from edge.scoring.windows import Windows, features, join
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 RELATIVE_FLOOR = 1e-3  # of the group's default: a device may be calmer than its group, not a thousand times
 ABSOLUTE_FLOOR = 1e-4
+_LEAST_SPREAD = 0.05  # of a feature over time, in spreads of its channel: what hardly moves is not blown up
 _BATCH = 256  # windows scored at a time, so that memory does not grow with the ring
 
 
@@ -139,13 +140,16 @@ def calibrate(
         still=usually_still(windows.samples[:, -sensed_rows(manifest.inputs) :], windows.flight),
         channel_center=[] if channels is None else channels.center.tolist(),
         channel_scale=[] if channels is None else channels.scale.tolist(),
+        wandering=[] if channels is None else [c in channels.wandering for c in range(len(channels.center))],
         weights=manifest.defaults.weights,
     )
+    believed = settled_windows(manifest, windows)
     if personal and scoring.outputs is not None:
-        weights = _weights(
-            scoring.outputs, Scorer(manifest, next(iter(networks.values())), next(iter(networks)), draft), windows
-        )
+        first, network = next(iter(networks.items()))
+        weights, kept = _weights(scoring.outputs, Scorer(manifest, network, first, draft), windows)
         draft = msgspec.structs.replace(draft, weights=weights)
+        believed &= kept
+    believed = believed if believed.any() else np.ones(len(windows), np.bool_)
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
@@ -153,7 +157,7 @@ def calibrate(
         scores, size = _score(Scorer(manifest, network, name, draft), windows, center)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
-        thresholds[name] = max(scoring.factor * float(np.quantile(scores, scoring.quantile)), MIN_VALUE)
+        thresholds[name] = max(scoring.factor * float(np.quantile(scores[believed], scoring.quantile)), MIN_VALUE)
         sketch = Sketch()
         sketch.extend(scores.tolist())
         reference[name] = sketch.to_wire()
@@ -169,7 +173,8 @@ def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
         return None
     rows = windows.samples[:, -inputs.record_rows :].reshape(-1, len(inputs.channels)).astype(np.float64)
     scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
-    return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), manifest.defaults.clip)
+    which = np.flatnonzero(wandering(rows)) if inputs.features.trend_rows else np.empty(0, np.int64)
+    return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
 
 
 def _affine(
@@ -179,8 +184,10 @@ def _affine(
     inputs = manifest.inputs
     if channels is not None:
         phi = features(windows.samples, inputs, channels).astype(np.float64)
-        if manifest.model.kind == "project":  # filters of one channel keep their proportion: the group's scale is one
+        if manifest.model.kind == "project" and not inputs.features.own_scale:  # filters keep their proportion
             return phi.mean(axis=0), np.asarray(manifest.defaults.scale, np.float64)
+        if inputs.features.own_scale:
+            return phi.mean(axis=0), np.maximum(phi.std(axis=0), _LEAST_SPREAD)
         return phi.mean(axis=0), _floored(phi.std(axis=0), manifest.defaults.scale)
     if inputs.features.kind == "lag":
         rows = _rows(windows, inputs).astype(np.float64)  # (R, C)
@@ -244,11 +251,24 @@ def _score(
     return scores, np.sqrt(squares / len(windows))
 
 
-def _weights(rule: Outputs, scorer: Scorer, windows: Windows) -> list[float]:
-    """(K,) of the outputs, from the device's own windows; runtimes agree, so the first one's serve all."""
+def settled_windows(manifest: Manifest, windows: Windows) -> NDArray[np.bool_]:
+    """(N,) windows whose smoothed score rests on more than a flight's first window; all where features are no filters."""
+    out = np.ones(len(windows), np.bool_)
+    if not manifest.inputs.padded:
+        return out
+    warm = round(1 / manifest.scoring.smoothing)
+    for number in np.unique(windows.flight):
+        here = np.flatnonzero(windows.flight == number)
+        out[here[: min(warm, len(here) // 2)]] = False
+    return out
+
+
+def _weights(rule: Outputs, scorer: Scorer, windows: Windows) -> tuple[list[float], NDArray[np.bool_]]:
+    """(K,) of the outputs, from the device's own windows, and (N,) those believed; the first runtime's serve all."""
     phi = features(windows.samples, scorer.manifest.inputs, scorer.channels)
     parts = [np.square(scorer.outputs(phi[n : n + _BATCH]), dtype=np.float64) for n in range(0, len(phi), _BATCH)]
-    return [float(weight) for weight in personal_weights(np.concatenate(parts), rule)]
+    weights, believed = personal_weights(np.concatenate(parts), rule)
+    return [float(weight) for weight in weights], believed
 
 
 def _first_bad(windows: Windows, manifest: Manifest) -> str:

@@ -138,7 +138,7 @@ class Scorer:
         self._spread = np.asarray(base.spread, np.float64)
         self._clip = manifest.defaults.clip
         self._weights = np.asarray(base.weights, np.float64) if base.weights else None
-        self.channels = Channels.of(base, self._clip) if manifest.inputs.padded else None
+        self.channels = Channels.of(base) if manifest.inputs.padded else None
         self._reference = Sketch.from_wire(base.reference[runtime])
         self._smooth_score = Smoother(manifest.scoring.smoothing)
         self._smooth_error = Smoother(manifest.scoring.smoothing)

@@ -7,8 +7,8 @@ flight's first row stands there: an exponential average then is what it would be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from covey.bundle import Branch, Calibration, Defaults, Inputs
 
+_BLOCKS = 8
 _BATCH = 256  # windows at a time: bounds memory, since a long recording's windows are views of its rows
 
 
@@ -27,17 +28,21 @@ class Channels:
     Attributes:
         center: (C,) float32.
         scale: (C,) float32, > 0.
-        clip: of the normalised channels.
+        wandering: indices of the channels that are taken from their slow average.
     """
 
     center: NDArray[np.float32]
     scale: NDArray[np.float32]
-    clip: float
+    wandering: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
-    def of(cls, base: Defaults | Calibration, clip: float) -> Channels:
+    def of(cls, base: Defaults | Calibration) -> Channels:
         """From a bundle's defaults or a device's calibration."""
-        return cls(np.asarray(base.channel_center, np.float32), np.asarray(base.channel_scale, np.float32), clip)
+        return cls(
+            np.asarray(base.channel_center, np.float32),
+            np.asarray(base.channel_scale, np.float32),
+            np.flatnonzero(base.wandering),
+        )
 
 
 def ewma_taps(alpha: float, length: int) -> NDArray[np.float64]:
@@ -88,7 +93,7 @@ def _some(samples: NDArray[np.float32], inputs: Inputs, channels: Channels) -> N
             out.append(np.empty((n, 0, c), np.float32))
             continue
         weights = filters(mine)  # (K, T')
-        u = _normal(samples[:, -weights.shape[1] :], channels)  # (N, T', C)
+        u = _normal(samples, weights.shape[1], inputs, channels)  # (N, T', C)
         if soft:
             u = np.sign(u) * np.log1p(np.abs(u))
         out.append(np.matmul(weights[:, ::-1], u))  # (K, T') @ (N, T', C) -> (N, K, C)
@@ -104,9 +109,36 @@ def _ends(branches: list[Branch], kind: int) -> list[int]:
     return np.cumsum(sizes)[:-1].tolist() if sizes else []
 
 
-def _normal(samples: NDArray[np.float32], channels: Channels) -> NDArray[np.float32]:
-    u = samples - channels.center
+def _normal(samples: NDArray[np.float32], rows: int, inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
+    """(N, T, C) -> (N, rows, C): the newest rows, normalised, wandering channels taken from their trend, clipped."""
+    clip = inputs.features.channel_clip
+    u = samples[:, -rows:] - channels.center
     u /= channels.scale
-    np.clip(u, -channels.clip, channels.clip, out=u)
-    u[np.isnan(u)] = channels.clip  # what is no number counts as far off, as everywhere
+    which = channels.wandering
+    if len(which) and inputs.features.trend_rows:
+        trend = _trend(samples[:, :, which], inputs)  # (N, W)
+        u[:, :, which] -= ((trend - channels.center[which]) / channels.scale[which])[:, None, :]
+    np.clip(u, -clip, clip, out=u)
+    u[np.isnan(u)] = clip  # what is no number counts as far off, as everywhere
     return u.astype(np.float32, copy=False)
+
+
+def _trend(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:
+    """(N, T, W) -> (N, W): the slow average at the newest row."""
+    weights = ewma_taps(1 / inputs.features.trend_rows, inputs.window)[::-1].astype(np.float32)
+    out: NDArray[np.float32] = np.einsum("ntw,t->nw", samples, weights)
+    return out
+
+
+def wandering(rows: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """(C,) whether a channel wanders: the means of eighths of its normal rows vary more than it does within them.
+
+    Args:
+        rows: (R, C), in order of time.
+    """
+    if len(rows) < 2 * _BLOCKS:
+        return np.zeros(rows.shape[1], np.bool_)
+    length = len(rows) // _BLOCKS
+    blocks = rows[: length * _BLOCKS].reshape(_BLOCKS, length, -1)
+    out: NDArray[np.bool_] = blocks.mean(axis=1).var(axis=0) > blocks.var(axis=1).mean(axis=0)
+    return out

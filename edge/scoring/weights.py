@@ -59,14 +59,15 @@ def one_branch(mean: NDArray[np.float64], size: NDArray[np.float64], rule: Outpu
     return weights
 
 
-def personal_weights(squares: NDArray[np.float64], rule: Outputs) -> NDArray[np.float64]:
-    """(K,) as `output_weights`, after the `trim` share of windows that score highest was left out and all else done again.
+def personal_weights(squares: NDArray[np.float64], rule: Outputs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(K,) as `output_weights`, and (N,) which windows they rest on: not the `trim` share that scores highest at first.
 
     What a device believes normal holds the odd window that is not; it must not widen what counts as normal.
     """
     weights = output_weights(squares, rule)
-    if not rule.trim or len(squares) < 2:
-        return weights
-    scores = squares @ weights
-    kept = scores <= np.quantile(scores, 1 - rule.trim)
-    return output_weights(squares[kept], rule)
+    believed = np.ones(len(squares), np.bool_)
+    if rule.trim and len(squares) > 1:
+        scores = squares @ weights
+        believed = scores <= np.quantile(scores, 1 - rule.trim)
+        weights = output_weights(squares[believed], rule)
+    return weights, believed

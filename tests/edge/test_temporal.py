@@ -14,7 +14,7 @@ from edge.sources import Recording
 from federated.branches import branch
 from model_bundles import contents
 
-UNIT = Channels(np.zeros(2, np.float32), np.ones(2, np.float32), 8.0)
+UNIT = Channels(np.zeros(2, np.float32), np.ones(2, np.float32))
 
 
 def inputs(*branches, window=4, hop=1):
@@ -33,7 +33,7 @@ def test_a_filter_weighs_the_newest_row_first_and_every_channel_alike():
     told = inputs(Branch("a", [[1.0, -1.0], [0.5]]))
     samples = np.array([[[9, 9], [9, 9], [1, 10], [4, 14]]], np.float32)
     # Normalised by center (0, 2) and scale (1, 4): rows (1, 2) and (4, 3); difference (3, 1), half of the newest (2, 1.5).
-    own = Channels(np.array([0, 2], np.float32), np.array([1, 4], np.float32), 8.0)
+    own = Channels(np.array([0, 2], np.float32), np.array([1, 4], np.float32))
     assert temporal(samples, told, own).tolist() == [[3.0, 1.0, 2.0, 1.5]]
     assert channel_of_feature(told) == [0, 1, 0, 1]
 
