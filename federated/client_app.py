@@ -17,7 +17,7 @@ from covey.bundle import unpack
 from covey.ring import RingReader
 from federated.compile.graph import Dense, Graph
 from federated.compile.quantize import observe
-from federated.config import Plan, read_struct
+from federated.config import CLIP, Plan, read_struct
 from federated.evaluate import judge
 from federated.families import family_for
 from federated.learning import asked, prepare, respond
@@ -63,7 +63,10 @@ def observe_ranges(message: Message, context: Context) -> Message:
     """Lowest and highest value of every tensor of the float graph on this device's windows."""
     plan, inputs = asked(config_of(message))
     z, _, _ = normalised(load(node_of(context), plan, inputs), plan, inputs)
-    ranges = observe(graph_of(arrays_of(message)), z)
+    arrays = arrays_of(message)
+    if "scale" in arrays:  # the group's, found by the round
+        z = np.clip(z / arrays["scale"], -CLIP, CLIP)
+    ranges = observe(graph_of(arrays), z)
     return answer({"low": np.array(ranges.low, np.float32), "high": np.array(ranges.high, np.float32)}, message)
 
 

@@ -105,7 +105,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     state = exported(course, d)
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state, family)
-    ranges = _observe(crew, asked, graph, failed)
+    ranges = _observe(crew, asked, graph, manifest, failed)
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
     evidence = {
@@ -209,23 +209,25 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
     draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
     d = draft.model.inputs
     center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
-    if inputs.padded and draft.model.kind == "project":
-        scale[:d] = draft.defaults.scale  # one for all filters; devices keep it
     defaults = msgspec.structs.replace(
         draft.defaults, center=center[:d], scale=scale[:d], channel_center=center[d:], channel_scale=scale[d:]
     )
     told = family.weigh(plan, state)
     if told is None:
         return msgspec.structs.replace(draft, defaults=defaults)
-    rule, mean = told
+    if not inputs.features.own_scale:
+        defaults = msgspec.structs.replace(defaults, scale=told.scale.tolist())
     return msgspec.structs.replace(
         draft,
-        defaults=msgspec.structs.replace(defaults, weights=output_weights(mean[None], rule).tolist()),
-        scoring=msgspec.structs.replace(draft.scoring, outputs=rule),
+        defaults=msgspec.structs.replace(defaults, weights=output_weights(told.mean[None], told.rule).tolist()),
+        scoring=msgspec.structs.replace(draft.scoring, outputs=told.rule),
     )
 
 
-def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, str]) -> Ranges:
+def _observe(crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest, failed: dict[str, str]) -> Ranges:
+    arrays = arrays_of_graph(graph)
+    if manifest.inputs.padded and manifest.model.kind == "project" and not manifest.inputs.features.own_scale:
+        arrays["scale"] = np.asarray(manifest.defaults.scale, np.float32)
     tensors = len(graph) + 1
     shapes = {"low": gate.Shape((tensors,)), "high": gate.Shape((tensors,))}
 
@@ -234,7 +236,7 @@ def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, 
             None if (told["low"] <= told["high"]).all() else "ranges: low <= high expected, the opposite came"
         )
 
-    answers = crew.ask("ranges", "evaluate.observe", arrays_of_graph(graph), asked, check)
+    answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check)
     names = sorted(answers.arrays)
     sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]
     for name, told in zip(names, gate.norm_faults(sizes), strict=True):

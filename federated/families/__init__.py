@@ -45,6 +45,21 @@ class Lesson:
     drone: bool
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """What a projecting model's outputs are to a device.
+
+    Attributes:
+        rule: how it weighs them by its own windows.
+        mean: (K,) mean of y^2 over the fleet's windows.
+        scale: (D,) of the features, the same for all devices unless they have their own.
+    """
+
+    rule: Outputs
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+
 class Family(Protocol):
     """One way to learn; stateless, all state is in arrays."""
 
@@ -84,8 +99,8 @@ class Family(Protocol):
         """The network for the compiler."""
         ...
 
-    def weigh(self, plan: Plan, state: Arrays) -> tuple[Outputs, NDArray[np.float64]] | None:
-        """How devices weigh the network's outputs, and the mean of their squares over the fleet (K,); None: alike."""
+    def weigh(self, plan: Plan, state: Arrays) -> Weighing | None:
+        """How devices weigh the network's outputs; None: all alike."""
         ...
 
 

@@ -19,6 +19,7 @@ from covey.errors import AggregationError
 from federated.branches import branch
 from federated.compile.graph import Dense
 from federated.config import BRANCHES, CLIP
+from federated.families import Weighing
 from federated.families.scatter import square, triangle
 from federated.gate import Arrays, Shape, windows_fault
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 INPUT_STEP = 2 * CLIP / 255  # of the int8 input
 FLOOR = 3 * INPUT_STEP**2 / 12  # three times the variance of its rounding
+LEAST_SCALE = 0.05
 KEEP = 0.65  # share of a branch's variance that counts as normal variation
 _NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
 
@@ -142,10 +144,23 @@ class PcaOverTime:
         weight = np.zeros((sum(blocks), sum(blocks)))
         for (here, _), (values, vectors) in zip(parts(blocks), directions(blocks, state), strict=True):
             weight[here, here] = (vectors / np.sqrt(np.maximum(values, FLOOR))).T
+        weight *= self.scale(plan, state)
         return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
 
-    def weigh(self, plan: Plan, state: Arrays) -> tuple[Outputs, NDArray[np.float64]]:
-        """How devices weigh the outputs, and the mean of y^2 over the fleet's windows (K,)."""
+    def scale(self, plan: Plan, state: Arrays) -> NDArray[np.float64]:
+        """(D,) the group's scale of features, in spreads of their channels: int8 has one step for all inputs.
+
+        Devices that scale features by their own spread have learned with it already, and it is 1.
+        """
+        blocks = self._blocks_of(state)
+        if plan.temporal.own_scale:
+            return np.ones(sum(blocks))
+        n = max(int(state["counts"][0]), 1)
+        diagonal = np.concatenate([np.diag(square(state["within"][upper])) / n for _, upper in parts(blocks)])
+        return np.maximum(np.sqrt(diagonal), LEAST_SCALE)
+
+    def weigh(self, plan: Plan, state: Arrays) -> Weighing:
+        """Of the directions."""
         blocks = self._blocks_of(state)
         values = np.concatenate([values for values, _ in directions(blocks, state)])
         size = np.maximum(values, FLOOR)
@@ -156,7 +171,7 @@ class PcaOverTime:
             within=plan.pca.within,
             trim=plan.pca.distrust,
         )
-        return rule, values / size
+        return Weighing(rule, values / size, self.scale(plan, state))
 
     def _blocks_of(self, arrays: Arrays) -> list[int]:
         entries, channels = len(arrays["within"]), 1
