@@ -85,14 +85,10 @@ def calibrate(
     Raises:
         DataError: fewer windows than `scoring.commission_windows`, no runtime, or numbers that are not finite.
     """
-    scoring, least = manifest.scoring, manifest.scoring.commission_windows
-    if len(windows) < least:
-        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    scoring = manifest.scoring
     if not networks:
         raise DataError("calibration: at least one runtime expected, none came")
-    if not np.isfinite(windows.samples).all():
-        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
-    center, scale = _affine(manifest, windows)
+    center, scale = affine(manifest, windows)
     draft = Calibration(
         format="covey-calibration/1",
         bundle=digest,
@@ -122,9 +118,17 @@ def calibrate(
     return msgspec.structs.replace(draft, spread=spread, thresholds=thresholds, reference=reference)
 
 
-def _affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(D,) center and scale."""
-    inputs = manifest.inputs
+def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(D,) center and scale of the device that these windows come from, as `calibrate` takes them.
+
+    Raises:
+        DataError: fewer windows than `scoring.commission_windows`, or numbers that are not finite.
+    """
+    inputs, least = manifest.inputs, manifest.scoring.commission_windows
+    if len(windows) < least:
+        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    if not np.isfinite(windows.samples).all():
+        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
     if inputs.features.kind == "lag":
         rows = _rows(windows, inputs).astype(np.float64)  # (R, C)
         center = np.tile(rows.mean(axis=0), inputs.window)
