@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from covey.errors import BundleError
+from covey.errors import BundleError, CoveyError
 from federated.config import CLIP
-from federated.families import dense
+from federated.families import dense, dense_batch
 from federated.gate import Arrays, Shape, robust_mean
 
 if TYPE_CHECKING:
@@ -62,8 +62,25 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        with np.errstate(over="ignore"):  # told by the gate
-            return _named([(new - old).astype(np.float16) for new, old in zip(after, before, strict=True)])
+        return _told(before, after)
+
+    def update_many(
+        self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
+    ) -> list[Arrays | CoveyError]:
+        """`update` of many devices of one process, in lockstep."""
+        before = _listed(state)
+        options = plan.dense
+        pupils = [dense_batch.Pupil(lesson.z, seed) for lesson, seed in zip(lessons, seeds, strict=True)]
+        trained = dense_batch.train_many(
+            before,
+            pupils,
+            options.epochs,
+            options.learning_rate,
+            batch_size=options.batch,
+            clip=CLIP,
+            proximal=options.proximal,
+        )
+        return [after if isinstance(after, CoveyError) else _told(before, after) for after in trained]
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
         """Those of the weights."""
@@ -97,6 +114,11 @@ class DenseAutoencoder:
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
         """Dense layers, ReLU between them."""
         return dense.to_graph(_listed(self.down(state)))
+
+
+def _told(before: dense.Weights, after: dense.Weights) -> Arrays:
+    with np.errstate(over="ignore"):  # told by the gate
+        return _named([(new - old).astype(np.float16) for new, old in zip(after, before, strict=True)])
 
 
 def _named(weights: dense.Weights) -> Arrays:

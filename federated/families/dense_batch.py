@@ -1,17 +1,18 @@
 """Many dense autoencoders at once: the training of `dense.train`, with a client as one more axis of every array.
 
 Clients walk in lockstep: step t of one stands beside step t of the others, and who is through drops out. Each keeps its
-own weights, order of windows, minibatches and moments, so its arithmetic is that of training alone: the same products,
-sums and Adam steps on the same numbers. A last minibatch that is smaller is filled up with rows whose error is set to 0:
-they add zeros to the sums. What a client gets does not depend on who trains beside it, to the last bit; against
-`dense.train` it is equal to float tolerance (BLAS may sum a filled-up minibatch in another order).
+own weights, order of windows, minibatches and moments, and every product, sum and Adam step is the one of training alone:
+NumPy hands each client's matrices to BLAS by themselves. A minibatch that is smaller than the others (an epoch's last) goes
+through `dense.gradients`. So what a client gets is what `dense.train` gives it, whoever trains beside it.
 
-Numbers only, as in dense.py. Memory is bounded by groups: `GROUP_BYTES` of weights and moments, which then stay in the
-processor's cache, and windows of that many clients.
+Numbers only, as in dense.py. Groups bound the memory: weights, slopes and moments of a group stay in the processor's
+cache. Groups are independent, so several threads share them; NumPy lets go of the interpreter in all that takes long.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-GROUP_BYTES = 1 << 20  # of weights, slopes and two moments: what fits beside the windows in a second-level cache
-MOST = 64  # clients of a group: from here on the interpreter's share of a step is small
+GROUP_BYTES = 4 << 20  # of weights, slopes and two moments: more clients gain little, and leave the cache
+MOST = 64  # clients of a group
+THREADS = 4  # at most: a simulation is not alone on its machine
 
 
 @dataclass(frozen=True)
@@ -71,27 +73,42 @@ def train_many(
             results[number] = error
         else:
             fit.append(number)
-    for group in _groups([len(pupils[number].x) for number in fit], batch_size, _most(weights)):
+
+    def go(group: list[int]) -> None:
         numbers = [fit[place] for place in group]
         members = [pupils[number] for number in numbers]
         trained = _train(weights, members, epochs, lr, batch_size, clip, proximal)
         for number, pupil, after in zip(numbers, members, trained, strict=True):
-            told = np.isfinite(after).all() and np.isfinite(_loss(weights, after, pupil.x, clip))
+            told = np.isfinite(_loss(weights, after, pupil.x, clip))
             results[number] = _split(weights, after) if told else dense.diverged(lr, len(pupil.x))
+
+    threads = min(THREADS, _processors())
+    groups = list(_groups([len(pupils[number].x) for number in fit], batch_size, _most(weights, len(fit), threads)))
+    if threads == 1 or len(groups) < 2:
+        for group in groups:
+            go(group)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(go, groups))
     return results
 
 
-def _most(weights: Weights) -> int:
-    """Clients of a group."""
+def _processors() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _most(weights: Weights, count: int, threads: int) -> int:
+    """Clients of a group: as many as the cache holds, fewer if a thread would have nothing to do."""
     size = 4 * sum(values.nbytes for values in weights)
-    return max(1, min(MOST, GROUP_BYTES // size))
+    return max(1, min(MOST, GROUP_BYTES // size, -(-count // threads)))
 
 
 def _groups(counts: Sequence[int], batch_size: int, most: int) -> Iterator[list[int]]:
     """Places of clients that train together: minibatches of one size, similar numbers of steps, most steps first.
 
-    A client with fewer windows than a minibatch is together with clients of its own number only: the size of its one
-    minibatch, and with it the order of sums, must not depend on others.
+    A client with fewer windows than a minibatch is together with clients of its own number only: its one minibatch is
+    as long as itself.
     """
     width = [min(batch_size, count) for count in counts]
     order = sorted(range(len(counts)), key=lambda place: (-width[place], -counts[place], place))
@@ -142,10 +159,8 @@ def _train(
     return trained
 
 
-def _schedule(
-    members: Sequence[Pupil], epochs: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of every step (K, steps, width), a client's first row where a minibatch is not full, and sizes (K, steps)."""
+def _schedule(members: Sequence[Pupil], epochs: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of every step (K, steps, width), any row where a minibatch is not full, and how full they are (K, steps)."""
     steps = [epochs * -(-len(pupil.x) // width) for pupil in members]
     rows = np.zeros((len(members), max(steps), width), np.int64)
     sizes = np.zeros((len(members), max(steps)), np.int64)
@@ -198,9 +213,7 @@ class _Net:
             tensors.append(y)
         slope = tensors[-1]
         slope -= x
-        slope *= (2.0 / (sizes * d)).astype(x.dtype)[:, None, None]
-        for place in np.flatnonzero(sizes < width).tolist():
-            slope[place, sizes[place] :] = 0
+        slope *= 2.0 / (width * d)
         for number in range(last, -1, -2):
             before = tensors[number // 2]  # (k, B, in)
             np.matmul(slope.transpose(0, 2, 1), before, out=slopes[number])
@@ -210,6 +223,10 @@ class _Net:
                 np.matmul(slope, weights[number], out=through)
                 through *= before > 0
                 slope = through
+        for place in np.flatnonzero(sizes < width).tolist():
+            alone = dense.gradients([values[place] for values in weights], x[place, : sizes[place]])[1]
+            for values, right in zip(slopes, alone, strict=True):
+                values[place] = right
 
 
 def _split(like: Weights, flat: NDArray[Any]) -> Weights:
