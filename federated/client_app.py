@@ -7,6 +7,7 @@ figures, sketches. No window, no sample, no time stamp ever does.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
     from numpy.typing import NDArray
 
+    from covey.bundle import Bundle
     from federated.gate import Arrays
 
 app = ClientApp()
@@ -43,9 +45,9 @@ def describe(message: Message, context: Context) -> Message:
             info = ring.info
         channels, rate_hz, window = info.channels, info.rate_hz, info.window
     else:
-        from edge.sources.files import read_recording
+        from federated.recordings import read
 
-        recordings = [read_recording(path, plan.columns, plan.rows) for path in files_of(node)]
+        recordings = [read(path, plan.columns, plan.rows) for path in files_of(node)]
         channels, rate_hz, window = recordings[0].channels, recordings[0].rate_hz, 0
     text = np.frombuffer("\n".join(channels).encode(), np.uint8)
     return answer({"channels": text, "shape": np.array([rate_hz, window], np.float64)}, message)
@@ -76,9 +78,15 @@ def judge_candidate(message: Message, context: Context) -> Message:
     plan, inputs = asked(config_of(message))
     arrays = arrays_of(message)
     own = load(node_of(context), plan, inputs)
-    candidate = unpack(arrays.pop("candidate").tobytes(), "candidate")
-    current = unpack(arrays.pop("current").tobytes(), "current release") if "current" in arrays else None
+    candidate = _unpacked(arrays.pop("candidate").tobytes(), "candidate")
+    current = _unpacked(arrays.pop("current").tobytes(), "current release") if "current" in arrays else None
     return answer(judge(candidate, graph_of(arrays), current, own.windows), message)
+
+
+@lru_cache(maxsize=2)
+def _unpacked(content: bytes, what: str) -> Bundle:
+    """`unpack`, once for all devices of a process that are sent the same bundle; nobody changes one."""
+    return unpack(content, what)
 
 
 def graph_of(arrays: Arrays) -> Graph:

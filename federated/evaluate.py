@@ -10,6 +10,7 @@ The candidate was fitted on all of them: held out is what the thresholds rest on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -77,6 +78,15 @@ def held_out(flight: NDArray[np.int64]) -> NDArray[np.bool_]:
     return late
 
 
+@lru_cache(maxsize=6)
+def opened(name: str, model: bytes) -> Network:
+    """`open_runtime`, once a process: opening takes milliseconds, and one process may judge for thousands of devices.
+
+    Six are kept: candidate and current release in three runtimes. Not for several threads.
+    """
+    return open_runtime(name, model)
+
+
 def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Windows) -> Arrays:
     """What a device tells about a candidate.
 
@@ -94,7 +104,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
         raise DataError(
             "evaluation: a runtime expected (onnxruntime, ai-edge-litert or tflite-runtime), none installed"
         )
-    networks: dict[str, Network] = {name: open_runtime(name, candidate.model(name)) for name in runtimes}
+    networks: dict[str, Network] = {name: opened(name, candidate.model(name)) for name in runtimes}
     networks[FLOAT] = FloatNetwork(graph)
     scores, limits = _scores(candidate, networks, early, rest)
     before: dict[str, float] = {}
@@ -103,7 +113,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
         olds: dict[str, Network] = {}
         for name in runtimes:
             try:
-                olds[name] = open_runtime(name, current.model(name))
+                olds[name] = opened(name, current.model(name))
             except CoveyError:
                 continue
         was, bounds = _scores(current, olds, early, rest) if olds else ({}, {})

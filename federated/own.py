@@ -15,9 +15,9 @@ import numpy as np
 from covey.bundle import Inputs, Manifest, Model
 from covey.errors import DataError, UsageError
 from covey.ring import FITTED, RingReader
-from edge.scoring.calibration import calibrate, ring_windows
+from edge.scoring.calibration import affine, ring_windows
 from edge.scoring.scorer import normalise
-from edge.scoring.temporal import Channels, channel_of_feature
+from edge.scoring.temporal import channel_of_feature
 from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
 from federated.config import Plan, draft_manifest, scoring_of
 from federated.families import family_for
@@ -73,21 +73,13 @@ def normalised(
     """
     draft = draft_of(plan, inputs, outputs=1)
     try:
-        calibration = calibrate(draft, "0" * 64, own.windows, {"onnx": _Silent()}, 0.0)
+        center, scale, channels = affine(draft, own.windows)
     except DataError as error:
         raise DataError(f"{own.name}: {error}") from error
-    channels = Channels.of(calibration) if inputs.padded else None
-    phi = features(own.windows.samples, inputs, channels)
-    center, scale = np.asarray(calibration.center), np.asarray(calibration.scale)
-    z = normalise(phi, center, scale, draft.defaults.clip)
-    return z, np.r_[center, calibration.channel_center], np.r_[scale, calibration.channel_scale]
-
-
-class _Silent:
-    """A network that says nothing: calibrating with it leaves center and scale."""
-
-    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.zeros((len(x), 1), np.float32)
+    z = normalise(features(own.windows.samples, inputs, channels), center, scale, draft.defaults.clip)
+    if channels is None:
+        return z, center, scale
+    return z, np.r_[center, channels.center], np.r_[scale, channels.scale]
 
 
 def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
@@ -137,12 +129,12 @@ def _from_ring(path: Path, inputs: Inputs) -> Own:
 
 
 def _from_files(paths: list[str], plan: Plan, inputs: Inputs) -> Own:
-    from edge.sources.files import read_recording
+    from federated.recordings import read
 
     parts: list[Windows] = []
     flight = 0
     for path in paths:
-        part = cut(read_recording(path, inputs.channels, plan.rows), inputs)
+        part = cut(read(path, inputs.channels, plan.rows), inputs)
         parts.append(Windows(part.samples, part.end_row, part.flight + flight, part.start_s))
         flight += 1 + (int(part.flight[-1]) if len(part) else 0)
     windows = join(parts, inputs)

@@ -117,15 +117,10 @@ def calibrate(
     Raises:
         DataError: fewer windows than `scoring.commission_windows`, no runtime, or numbers that are not finite.
     """
-    scoring, least = manifest.scoring, manifest.scoring.commission_windows
-    if len(windows) < least:
-        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    scoring = manifest.scoring
     if not networks:
         raise DataError("calibration: at least one runtime expected, none came")
-    if not np.isfinite(windows.samples).all():
-        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
-    channels = channels_of(manifest, windows)
-    center, scale = _affine(manifest, windows, channels)
+    center, scale, channels = affine(manifest, windows)
     draft = Calibration(
         format="covey-calibration/1",
         bundle=digest,
@@ -177,10 +172,24 @@ def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
     return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
 
 
-def _affine(
+def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64], Channels | None]:
+    """(D,) center and scale of the device that these windows come from, as `calibrate` takes them; and its channels.
+
+    Raises:
+        DataError: fewer windows than `scoring.commission_windows`, or numbers that are not finite.
+    """
+    least = manifest.scoring.commission_windows
+    if len(windows) < least:
+        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    if not np.isfinite(windows.samples).all():
+        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
+    channels = channels_of(manifest, windows)
+    return (*_feature_affine(manifest, windows, channels), channels)
+
+
+def _feature_affine(
     manifest: Manifest, windows: Windows, channels: Channels | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(D,) center and scale."""
     inputs = manifest.inputs
     if channels is not None:
         phi = features(windows.samples, inputs, channels).astype(np.float64)

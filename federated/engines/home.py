@@ -5,15 +5,19 @@ Flower's apps run unmodified. Only this file touches what Flower keeps internal 
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -22,8 +26,10 @@ from covey.errors import AggregationError
 from federated.memory import load, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from federated.config import Job
 
@@ -124,8 +130,7 @@ class HomeGrid(Grid):
         return self._exchange([self._sent.pop(number) for number in ids], timeout)
 
     def _exchange(self, asked: list[Message], timeout: float | None) -> list[Message]:
-        for message in asked:
-            self.bytes_down += message_to_proto(message).ByteSize()
+        self.bytes_down += sum(_sizes(asked))
         wait_s = timeout if timeout is not None else max((m.metadata.ttl for m in asked), default=0.0)
         replies = []
         for reply in self.answers(asked, time.monotonic() + wait_s):
@@ -134,6 +139,54 @@ class HomeGrid(Grid):
         if self.stop.is_set():
             raise AggregationError("training was stopped; --resume goes on from the last whole round")
         return replies
+
+
+class _Decoded(Array):
+    """An array of a message to many, decoded once for all of them: `numpy()` gives one array that nobody may write to."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__(array.dtype, array.shape, array.stype, array.data)
+        self._numpy: NDArray[Any] | None = None
+
+    def numpy(self) -> NDArray[Any]:
+        if self._numpy is None:
+            self._numpy = super().numpy()
+            self._numpy.flags.writeable = False
+        return self._numpy
+
+
+def handed(messages: Iterable[Message]) -> Iterator[Message]:
+    """Messages as devices of this process are given them.
+
+    Each has records of its own, so that what a device changes in its message does not reach the next one; the arrays in
+    them, which are bytes, are shared by all messages with one content.
+    """
+    content: RecordDict | None = None
+    arrays: dict[str, dict[str, Array]] = {}
+    for message in messages:
+        if message.content is not content:
+            content = message.content
+            arrays = {
+                name: {part: _Decoded(array) for part, array in record.items()}
+                for name, record in content.array_records.items()
+            }
+        own = RecordDict({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
+        for name, record in arrays.items():
+            own[name] = ArrayRecord()
+            own.array_records[name].update(record)
+        yield make_message(copy.copy(message.metadata), own)
+
+
+def _sizes(messages: Iterable[Message]) -> Iterator[int]:
+    """Serialised bytes of each message; a content that many carry is serialised once."""
+    content: RecordDict | None = None
+    content_bytes = 0
+    for message in messages:
+        head = ProtoMessage(metadata=metadata_to_proto(message.metadata)).ByteSize()
+        if message.content is not content:
+            content = message.content
+            content_bytes = ProtoMessage(content=recorddict_to_proto(content)).ByteSize()
+        yield head + content_bytes
 
 
 def failure(to: Message, reason: str) -> Message:

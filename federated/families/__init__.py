@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from covey.bundle import Outputs
+    from covey.errors import CoveyError
     from federated.compile.graph import Graph
     from federated.config import Plan
 
-__all__ = ["Arrays", "Family", "Lesson", "family_for", "family_of", "pack_state", "unpack_state"]
+__all__ = [
+    "Arrays",
+    "Family",
+    "Lesson",
+    "ManyAtOnce",
+    "Weighing",
+    "family_for",
+    "family_of",
+    "pack_state",
+    "unpack_state",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,17 @@ class Family(Protocol):
 
     def weigh(self, plan: Plan, state: Arrays) -> Weighing | None:
         """How devices weigh the network's outputs; None: all alike."""
+        ...
+
+
+@runtime_checkable
+class ManyAtOnce(Protocol):
+    """What a family adds that can train many devices of one process together; engines ask for it, devices never do."""
+
+    def update_many(
+        self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
+    ) -> list[Arrays | CoveyError]:
+        """What each device learned, as `update` of its lesson and seed alone would tell, or why it learned nothing."""
         ...
 
 

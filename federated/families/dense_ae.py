@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from covey.errors import AggregationError, BundleError
+from covey.errors import AggregationError, BundleError, CoveyError
 from federated.config import CLIP
-from federated.families import dense
+from federated.families import dense, dense_batch
 from federated.gate import Arrays, Shape, length
 
 if TYPE_CHECKING:
@@ -57,7 +57,25 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        return _named([new - old for new, old in zip(after, before, strict=True)])
+        return _told(before, after)
+
+    def update_many(
+        self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
+    ) -> list[Arrays | CoveyError]:
+        """`update` of many devices of one process, in lockstep."""
+        before = _listed(state)
+        options = plan.dense
+        pupils = [dense_batch.Pupil(lesson.z, seed) for lesson, seed in zip(lessons, seeds, strict=True)]
+        trained = dense_batch.train_many(
+            before,
+            pupils,
+            options.epochs,
+            options.learning_rate,
+            batch_size=options.batch,
+            clip=CLIP,
+            proximal=options.proximal,
+        )
+        return [after if isinstance(after, CoveyError) else _told(before, after) for after in trained]
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
         """Those of the weights."""
@@ -86,6 +104,10 @@ class DenseAutoencoder:
 
     def weigh(self, plan: Plan, state: Arrays) -> None:
         """All outputs count alike."""
+
+
+def _told(before: dense.Weights, after: dense.Weights) -> Arrays:
+    return _named([new - old for new, old in zip(after, before, strict=True)])
 
 
 def _named(weights: dense.Weights) -> Arrays:

@@ -157,7 +157,8 @@ class PcaOverTime:
             return np.ones(sum(blocks))
         n = max(int(state["counts"][0]), 1)
         diagonal = np.concatenate([np.diag(square(state["within"][upper])) / n for _, upper in parts(blocks)])
-        return np.maximum(np.sqrt(diagonal), LEAST_SCALE)
+        out: NDArray[np.float64] = np.maximum(np.sqrt(diagonal), LEAST_SCALE)
+        return out
 
     def weigh(self, plan: Plan, state: Arrays) -> Weighing:
         """Of the directions."""
