@@ -84,15 +84,15 @@ def split(secrets: Secrets, threshold: int, count: int) -> list[bytes]:
 
     Source: Shamir, CACM 22(11), 1979.
     """
-    own = Shamir.split(threshold, count, secrets.own_seed)
-    pair = Shamir.split(threshold, count, secrets.pair_seed)
+    own = Shamir.split(threshold, count, secrets.own_seed, ssss=False)
+    pair = Shamir.split(threshold, count, secrets.pair_seed, ssss=False)
     return [bytes(one) + bytes(other) for (_, one), (_, other) in zip(own, pair, strict=True)]
 
 
 def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """A seed from at least `threshold` shares, by the positions (from 0) of the devices that hold them."""
     chosen = [(position + 1, shares[position]) for position in sorted(shares)[:threshold]]
-    return bytes(Shamir.combine(chosen))
+    return bytes(Shamir.combine(chosen, ssss=False))
 
 
 def seal(shares: bytes, key: X25519PrivateKey, to: bytes, route: tuple[int, int], tag: bytes) -> bytes:
