@@ -22,6 +22,7 @@ from federated.config import CLIP, Plan, read_struct
 from federated.evaluate import judge
 from federated.families import family_for
 from federated.learning import asked, prepare, respond
+from federated.masked_device import make_keys, make_shares, mask, open_masks
 from federated.own import files_of, load, node_of, normalised
 from federated.records import answer, arrays_of, config_of
 
@@ -58,6 +59,31 @@ def learn(message: Message, context: Context) -> Message:
     """One local update."""
     task = prepare(message, context)
     return respond(task, family_for(task.plan).update(task.plan, task.state, task.lesson, task.seed))
+
+
+@app.query("mask_keys")
+def mask_keys(message: Message, context: Context) -> Message:
+    """Masked sum, step 1."""
+    return make_keys(message, context)
+
+
+@app.query("mask_shares")
+def mask_shares(message: Message, context: Context) -> Message:
+    """Masked sum, step 2."""
+    return make_shares(message, context)
+
+
+@app.train("mask_update")
+def mask_update(message: Message, context: Context) -> Message:
+    """Masked sum, step 3: one local update, of which only a masked vector leaves."""
+    task = prepare(message, context)
+    return mask(task, family_of(task.plan.family).update(task.plan, {}, task.lesson, task.seed))
+
+
+@app.query("mask_open")
+def mask_open(message: Message, context: Context) -> Message:
+    """Masked sum, step 4."""
+    return open_masks(message, context)
 
 
 @app.evaluate("observe")

@@ -59,7 +59,8 @@ def squeeze(step: Arrays, how: str, keep: float) -> Arrays:
         largest = np.argsort(-np.abs(values), kind="stable")[: kept(values.size, keep)]
         mask = np.zeros(values.size, np.bool_)
         mask[largest] = True
-        scale = np.float32(np.abs(values[mask]).max())
+        # One that is not finite may not be among the largest: it is told by the gate all the same.
+        scale = np.float32(np.abs(values[mask]).max() if np.isfinite(values).all() else np.nan)
         return {
             "mask": np.packbits(mask),
             "delta": _levels(values[mask], float(scale)),

@@ -22,7 +22,7 @@ from federated.strategy import COMMON, gate_norms, own_part, update_fault
 from federated.views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flwr.serverapp import Grid
 
@@ -103,7 +103,15 @@ class Course:
     def __post_init__(self) -> None:
         self._fresh = secrets.randbits(62)
 
-    def save(self, state: Arrays, answers: Answers, windows: int, epsilon: float | None = None) -> None:
+    def save(
+        self,
+        state: Arrays,
+        answers: Answers,
+        windows: int,
+        *,
+        epsilon: float | None = None,
+        stale: Mapping[str, int] | None = None,
+    ) -> None:
         """End a round: checkpoint it and remember who failed."""
         self.failed.update(answers.refused)
         self.failed.update(dict.fromkeys(answers.missing, "no answer in time"))
@@ -118,6 +126,7 @@ class Course:
             up,
             round(answers.seconds, 3),
             epsilon,
+            {name: rounds for name, rounds in (stale or {}).items() if rounds and name in answers.arrays},
         )
         self.state = {**state, _RUN: np.array([self.run], np.int64)}
         self.checkpoints.save(self.state, record)
@@ -252,4 +261,4 @@ def _averages(course: Course) -> None:
             step, moments = rules.average(plan, number, steps, windows, hostile, moments)
         merged = {**rules.moved(weights, step), **pool_affine(updates), **moments, **views.kept()}
         gate.require_finite(merged)
-        course.save(merged, answers, sum(windows), epsilon)
+        course.save(merged, answers, sum(windows), epsilon=epsilon)

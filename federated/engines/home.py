@@ -10,7 +10,12 @@ import json
 import threading
 import time
 from abc import abstractmethod
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any
+=======
+from itertools import islice
+from typing import TYPE_CHECKING
+>>>>>>> strategies
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
@@ -45,6 +50,7 @@ class HomeGrid(Grid):
     """
 
     engine = "home"
+    at_once = 1  # devices that work at the same time
 
     def __init__(
         self,
@@ -116,9 +122,15 @@ class HomeGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Answers, waiting as long as the messages live."""
-        asked = [self._sent.pop(number) for number in message_ids if number in self._sent]
-        return self._exchange(asked, None)
+        """Answers of the oldest of these messages, as many as this engine runs at a time, waiting as long as they live.
+
+        One that does not answer in that time is told as one that failed.
+        """
+        asked = [self._sent.pop(number) for number in islice((n for n in message_ids if n in self._sent), self.at_once)]
+        replies = self._exchange(asked, None)
+        heard = {reply.metadata.reply_to_message_id for reply in replies}
+        late = [message for message in asked if message.metadata.message_id not in heard]
+        return replies + [failure(message, f"no answer in {message.metadata.ttl:g} s") for message in late]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send and wait.

@@ -17,6 +17,7 @@ from federated.recordings import Shelf, keeping
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from flwr.app import Message
 
