@@ -1,8 +1,9 @@
 """The Flower ClientApp: learns from, observes and judges on this device's own windows, and sends numbers about them.
 
 Where the windows are is said by the node's own configuration, never by a message: `ring` (path of the agent's ring) or
-`files` (JSON list of recordings, simulation). What leaves is: updates of a family, lowest and highest values of tensors,
-figures, sketches. No window, no sample, no time stamp ever does.
+`files` (JSON list of recordings, simulation), of which `rows` (JSON [A, B]; the plan's without it) of `array` (of an NPZ;
+`train` without it). What leaves is: updates of a family, lowest and highest values of tensors, figures, sketches. No window,
+no sample, no time stamp ever does.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
     from numpy.typing import NDArray
 
+    from edge.sources import Recording
     from federated.gate import Arrays
 
 app = ClientApp()
@@ -68,9 +70,7 @@ def describe(message: Message, context: Context) -> Message:
             info = ring.info
         channels, rate_hz, window = info.channels, info.rate_hz, info.window
     else:
-        from edge.sources.files import read_recording
-
-        recordings = [read_recording(path, plan.columns, plan.rows) for path in _files(node)]
+        recordings = [_recording(path, node, plan, plan.columns) for path in _files(node)]
         channels, rate_hz, window = recordings[0].channels, recordings[0].rate_hz, 0
     text = np.frombuffer("\n".join(channels).encode(), np.uint8)
     return answer({"channels": text, "shape": np.array([rate_hz, window], np.float64)}, message)
@@ -123,7 +123,7 @@ def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
     """
     if "ring" in node:
         ask(Path(node["ring"]))
-    own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(_files(node), plan, inputs)
+    own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(node, plan, inputs)
     if not np.isfinite(own.windows.samples).all():
         raise DataError(f"{own.name}: finite samples expected, others found")
     return own
@@ -208,13 +208,27 @@ def _from_ring(path: Path, inputs: Inputs) -> Own:
     raise DataError(f"{path}: a ring that holds still for a moment expected, it changed {_TRIES} times while read")
 
 
-def _from_files(paths: list[str], plan: Plan, inputs: Inputs) -> Own:
+def _recording(path: str, node: dict[str, str], plan: Plan, columns: list[str] | None) -> Recording:
     from edge.sources.files import read_recording
 
+    rows = _span(node["rows"]) if "rows" in node else plan.rows
+    return read_recording(path, columns, rows, node.get("array"))
+
+
+def _span(text: str) -> tuple[int, int]:
+    try:
+        start, stop = (int(row) for row in json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"node configuration: rows [A, B] expected, {text!r} came") from error
+    return start, stop
+
+
+def _from_files(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
+    paths = _files(node)
     parts: list[Windows] = []
     flight = 0
     for path in paths:
-        part = cut(read_recording(path, inputs.channels, plan.rows), inputs)
+        part = cut(_recording(path, node, plan, inputs.channels), inputs)
         parts.append(Windows(part.samples, part.end_row, part.flight + flight, part.start_s))
         flight += 1 + (int(part.flight[-1]) if len(part) else 0)
     windows = join(parts, inputs)
