@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from flwr.app import Message
+    from numpy.typing import NDArray
 
     from covey.bundle import Inputs
     from federated.gate import Arrays
@@ -54,7 +55,9 @@ class CentralGrid(SimulationGrid):
 
         if self._lesson is None or self._lesson[0] != text:
             inputs: Inputs = read_struct(Inputs, text, "inputs")
-            parts, flights, fitted = [], [], []
+            parts: list[NDArray[np.float32]] = []
+            flights: list[NDArray[np.int64]] = []
+            fitted: list[NDArray[np.bool_]] = []
             affines: list[Arrays] = []
             for number in sorted(self.nodes):
                 own = load(self.nodes[number], plan, inputs)
