@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Tree: TypeAlias = dict[str, Any]
 Figures: TypeAlias = dict[str, float | None]
 
+VUS_BUFFER = 100  # rows: TSB-AD's default where no period is given
+# The largest buffer of VUS-PR decides its value: told for a fixed one, and for the series' period as TSB-AD's tables have it.
+VOLUMES = ("vus_pr", "vus_pr_period")
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -30,13 +34,13 @@ class Judged:
 
     Attributes:
         auc_pr: average precision, None without both classes.
-        vus_pr: volume under the surface, None likewise or without the library.
+        volumes: VUS-PR by name of its buffer, None likewise or without the library.
         counts: rows by alarm and truth.
         alarm: (N,) of the judged rows.
     """
 
     auc_pr: float | None
-    vus_pr: float | None
+    volumes: dict[str, float | None]
     counts: Counts
     alarm: NDArray[np.bool_]
 
@@ -44,19 +48,24 @@ class Judged:
 class Judge:
     """Turns scores into figures; the areas of scores that came before are not computed again."""
 
-    def __init__(self, *, vus: bool = True) -> None:
-        """Args: vus: whether VUS-PR is wanted."""
-        self._vus = vus
-        self._areas: dict[tuple[bytes, bytes, int], tuple[float | None, float | None]] = {}
+    def __init__(self, *, vus: bool = True, buffer: int = VUS_BUFFER) -> None:
+        """Args: vus: whether VUS-PR is wanted; buffer: its largest, in rows."""
+        self._vus, self._buffer = vus, buffer
+        self._areas: dict[tuple[bytes, bytes, int], tuple[float | None, dict[str, float | None]]] = {}
 
-    def __call__(self, told: RowScores, label: NDArray[np.bool_], judged_from: int, buffer: int) -> Judged:
-        """Figures of the rows from `judged_from` on, with VUS-PR's largest buffer in rows."""
+    def __call__(self, told: RowScores, label: NDArray[np.bool_], judged_from: int, period_rows: int) -> Judged:
+        """Figures of the rows from `judged_from` on of a series that repeats itself after `period_rows`."""
         truth, alarm = label[judged_from:], told.alarm[judged_from:]
         scores = filled(told.score)[judged_from:]
-        key = (scores.tobytes(), truth.tobytes(), buffer)
+        key = (scores.tobytes(), truth.tobytes(), period_rows)
         if key not in self._areas:
-            volume = vus_pr(truth, scores, buffer) if self._vus else None
-            self._areas[key] = (auc_pr(truth, scores), volume)
+            volumes: dict[str, float | None] = dict.fromkeys(VOLUMES)
+            if self._vus:
+                volumes = {
+                    name: vus_pr(truth, scores, buffer)
+                    for name, buffer in zip(VOLUMES, (self._buffer, period_rows), strict=True)
+                }
+            self._areas[key] = (auc_pr(truth, scores), volumes)
         return Judged(*self._areas[key], count(alarm, truth), alarm)
 
 
@@ -65,7 +74,7 @@ def of_device(judged: Sequence[Judged]) -> Figures:
     counts = sum((one.counts for one in judged), Counts())
     return {
         "auc_pr": mean(one.auc_pr for one in judged),
-        "vus_pr": mean(one.vus_pr for one in judged),
+        **{name: mean(one.volumes[name] for one in judged) for name in VOLUMES},
         "f1": counts.f1,
         "far": counts.far,
         "mar": counts.mar,
@@ -78,7 +87,7 @@ def of_fleet(devices: Mapping[str, Sequence[Judged]]) -> Tree:
     counts = sum((one.counts for judged in devices.values() for one in judged), Counts())
     middle: Figures = {
         "auc_pr": mean(one["auc_pr"] for one in each.values()),
-        "vus_pr": mean(one["vus_pr"] for one in each.values()),
+        **{name: mean(one[name] for one in each.values()) for name in VOLUMES},
         "f1": counts.f1,
         "far": counts.far,
         "mar": counts.mar,

@@ -62,11 +62,9 @@ class Mode:
 class Trial:
     """One set of devices under one plan: trains, scores, judges, and keeps the figures by mode."""
 
-    def __init__(self, plan: Plan, judge: Judge, buffer: int | None, say: Say) -> None:
-        """Args: buffer: VUS-PR's largest, in rows; None: the period of a device's first channel, as TSB-AD."""
-        self.plan = plan
+    def __init__(self, judge: Judge, say: Say) -> None:
         self.modes: dict[str, Mode] = {}
-        self._judge, self._buffer, self._say = judge, buffer, say
+        self._judge, self._say = judge, say
 
     def trained(
         self, mode: str, who: str, plan: Plan, devices: Sequence[Device], *, central: bool = False
@@ -101,9 +99,9 @@ class Trial:
             except CoveyError as error:
                 entry.failed[one.name] = str(error)
                 continue
-            buffer = period(recording.samples[:, 0]) if self._buffer is None else self._buffer
+            rows_apart = period(recording.samples[:, 0])  # of the first channel, as TSB-AD
             for runtime, rows in told.items():
-                judged = self._judge(rows, one.label, one.judged_from, buffer)
+                judged = self._judge(rows, one.label, one.judged_from, rows_apart)
                 entry.judged.setdefault(runtime, {}).setdefault(one.name, []).append(judged)
         entry.seconds += time.monotonic() - began
         self._say(f"{mode}: {len(devices)} scored, {entry.seconds:.1f} s so far")
@@ -132,7 +130,6 @@ def fleet(
     say: Say,
     *,
     modes: Sequence[str] = MODES,
-    buffer: int | None = None,
 ) -> Tree:
     """Devices of one kind, each with its normal rows and its judged rows, in every mode (protocols `skab` and `fleet`).
 
@@ -140,7 +137,7 @@ def fleet(
         CoveyError: a file cannot be read.
     """
     plan = msgspec.structs.replace(plan, columns=list(devices[0].channels) if plan.columns is None else plan.columns)
-    trial = Trial(plan, judge, buffer, say)
+    trial = Trial(judge, say)
     if "local" in modes:
         for one in devices:
             alone = trial.trained("local", one.name, plan, [one])
@@ -166,7 +163,6 @@ def coldstart(
     day_rows: int,
     days: Sequence[int] = COLD_DAYS,
     starts: int = 1,
-    buffer: int | None = None,
 ) -> dict[str, Tree]:
     """Each device in turn as a new one with a few days of data, beside peers that have all of theirs.
 
@@ -178,7 +174,6 @@ def coldstart(
         day_rows: rows of a day.
         days: how much data the new device has.
         starts: how many beginnings of that span are tried, evenly spaced over the device's rows, the first at row 0.
-        buffer: of VUS-PR.
 
     Returns:
         By number of days ("1 day"), with modes `local-pca`, `local-dense-ae`, `federated` (zero-shot: the fleet's bundle
@@ -190,7 +185,7 @@ def coldstart(
     if len(devices) < 2:
         raise UsageError(f"coldstart: at least 2 devices of one kind expected, {len(devices)} came")
     plan = msgspec.structs.replace(plan, columns=list(devices[0].channels) if plan.columns is None else plan.columns)
-    trials = {span: Trial(plan, judge, buffer, say) for span in days}
+    trials = {span: Trial(judge, say) for span in days}
     for number, new in enumerate(devices):
         peers = [one for one in devices if one is not new]
         shared = trials[days[0]].trained("federated", f"all but {new.name}", plan, peers)
