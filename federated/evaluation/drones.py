@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from covey.errors import AggregationError, CoveyError, UsageError
 from edge.scoring.scorer import Scorer
 from edge.scoring.windows import cut
 from edge.sources.files import read_recording
+from federated.config import write_struct
 from federated.evaluation.figures import Figures, Tree, mean
 from federated.evaluation.metrics import auc_pr, auc_roc, spearman
 from federated.evaluation.protocols import MODES
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from federated.evaluation.protocols import Say
     from federated.evaluation.runs import Trained
     from federated.evaluation.sets import Flight
+
+_Cache: TypeAlias = "dict[tuple[str, str], Windows]"  # by log and inputs
 
 NAMED_FROM_MM = 2.0  # a smaller cut is not asked for its rotor
 
@@ -91,7 +94,7 @@ def crazypad(flights: Sequence[Flight], plan: Plan, say: Say, *, modes: Sequence
     if not usable:
         raise UsageError("crazypad: a drone with at least 2 healthy flights expected, none came")
     found = {mode: _Mode() for mode in modes}
-    cache: dict[str, Windows] = {}
+    cache: _Cache = {}
     for drone in usable:
         for left_out in healthy[drone]:
             known = {
@@ -155,7 +158,7 @@ def _judge(
     plan: Plan,
     node: Mapping[str, str],
     judged: Sequence[Flight],
-    cache: dict[str, Windows],
+    cache: _Cache,
     *,
     personal: bool,
 ) -> None:
@@ -170,10 +173,11 @@ def _judge(
     for runtime, network in found.networks.items():
         fold: list[FlightScores] = []
         for one in judged:
-            if str(one.path) not in cache:
-                cache[str(one.path)] = cut(read_recording(one.path, manifest.inputs.channels), manifest.inputs)
+            key = (str(one.path), write_struct(manifest.inputs))  # the logs' rates differ, and windows follow them
+            if key not in cache:
+                cache[key] = cut(read_recording(one.path, manifest.inputs.channels), manifest.inputs)
             scorer = Scorer(manifest, network, runtime, own)
-            scored = scorer.score(cache[str(one.path)])
+            scored = scorer.score(cache[key])
             asked = one.cut_mm >= NAMED_FROM_MM
             top = tuple(scorer.attribute(error)[1] for error in scored.error.astype(np.float64)) if asked else ()
             fold.append(FlightScores(one, scored.score, scorer.threshold, top))
