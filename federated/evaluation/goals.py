@@ -77,12 +77,12 @@ def _drones(tree: Tree, mean: Callable[..., float | None]) -> list[Tree]:
         ]
         return _worst(there, min)
 
-    out = [_goal(f"{drone} flight AUC", of(drone, "flight_auc"), goal) for drone, goal in _FLIGHT_AUC.items()]
-    out += [_goal(f"{drone} damaged rotor named", of(drone, "rotor_named"), goal) for drone, goal in _ROTOR.items()]
+    out = [_goal(f"{drone} flight AUC", of(drone, "auc"), goal) for drone, goal in _FLIGHT_AUC.items()]
+    out += [_goal(f"{drone} damaged rotor named", of(drone, "rotor"), goal) for drone, goal in _ROTOR.items()]
     return [
         *out,
-        _goal("healthy windows in alarm", mean("personal", "false_alarms", max), 0.05, _AT_MOST),
-        _goal("damaged flights' windows in alarm", mean("personal", "recall", min), 0.75),
+        _goal("healthy windows in alarm", mean("personal", "false_alarm_windows", max), 0.05, _AT_MOST),
+        _goal("damaged flights' windows in alarm", mean("personal", "recall_windows", min), 0.75),
         _goal("Spearman with cut depth", mean("personal", "spearman", min), 0.90),
     ]
 

@@ -93,46 +93,6 @@ def auc_pr(label: Bools, score: Floats) -> float | None:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def auc_roc(label: Bools, score: Floats) -> float | None:
-    """Probability that an anomalous one scores above a normal one, ties by half. None without both classes.
-
-    Raises:
-        DataError: other shapes, or a score that is not finite.
-    """
-    _same(score, label)
-    _finite(score)
-    positives, negatives = int(label.sum()), int((~label).sum())
-    if not positives or not negatives:
-        return None
-    above = ranks(score)[label].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
-
-
-def spearman(a: Floats, b: Floats) -> float | None:
-    """Correlation of ranks, equal values sharing theirs. None when one does not vary.
-
-    Raises:
-        DataError: other shapes, or a number that is not finite.
-    """
-    _same(a, b)
-    _finite(a)
-    _finite(b)
-    if len(a) < 2:
-        return None
-    x, y = ranks(a), ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
-    return float((x * y).sum() / size) if size > 0 else None
-
-
-def ranks(values: Floats) -> NDArray[np.float64]:
-    """(N,) ranks from 1; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return mean
-
-
 def vus_here() -> bool:
     """Whether the library that computes VUS-PR is installed."""
     return importlib.util.find_spec("aeon") is not None

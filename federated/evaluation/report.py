@@ -35,12 +35,12 @@ PROTOCOLS = ("skab", "fleet", "coldstart", "crazypad")
 _PACKAGES = ("covey", "flwr", "numpy", "onnxruntime", "ai-edge-litert", "aeon")
 _TABLE = {"AUC-PR": "auc_pr", "VUS-PR": "vus_pr", "..period": "vus_pr_period", "F1": "f1", "FAR": "far", "MAR": "mar"}
 _FLIGHTS = {
-    "AUC": "flight_auc",
-    "AUC-PR": "flight_auc_pr",
+    "AUC": "auc",
     "depth": "spearman",
-    "false": "false_alarms",
-    "recall": "recall",
-    "rotor": "rotor_named",
+    "false": "false_alarm_windows",
+    "recall": "recall_windows",
+    "deep": "recall_deep_windows",
+    "rotor": "rotor",
 }
 
 

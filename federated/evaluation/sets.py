@@ -20,6 +20,7 @@ import numpy as np
 from covey.errors import DataError, UsageError
 from edge.sources.files import read_recording
 from edge.sources.table import CLOCK_NAMES
+from federated.evaluation.flights import Flight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,20 +77,6 @@ class Device:
     label: NDArray[np.bool_]
     judged_from: int
     channels: list[str]
-
-
-@dataclass(frozen=True)
-class Flight:
-    """One flight log of a drone and what is known of it; `cut_mm` is the length cut off its propellers."""
-
-    name: str
-    path: Path
-    drone: str
-    condition: str
-    family: str
-    healthy: bool
-    motors: tuple[str, ...]
-    cut_mm: float
 
 
 def skab_files(folder: Path) -> tuple[list[Device], list[str]]:
@@ -168,10 +155,10 @@ def flights(folder: Path) -> tuple[list[Flight], list[str]]:
         with manifest.open(newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.DictReader(file), start=2):
                 one = _flight(manifest, number, row)
-                if one.path.is_file():
+                if Path(one.file).is_file():
                     found.append(one)
                 else:
-                    notes.append(f"{manifest}: line {number}: no file {one.path.name} beside it: left out")
+                    notes.append(f"{manifest}: line {number}: no file {row['file']} beside it: left out")
     if not found:
         came = f"{len(notes)} flights without their files" if notes else "no such manifest"
         wanted = ", ".join(sorted(FLIGHT_COLUMNS))
@@ -181,15 +168,13 @@ def flights(folder: Path) -> tuple[list[Flight], list[str]]:
 
 def _flight(manifest: Path, number: int, row: dict[str, str]) -> Flight:
     try:
+        rotors = [int(name) - 1 for name in re.findall(r"M([1-4])", row["motors"])]
         return Flight(
-            row["file"],
-            manifest.parent / row["file"],
+            str(manifest.parent / row["file"]),
             row["drone"],
-            row["condition"],
-            row["family"],
             healthy=int(row["label"]) == 0,
-            motors=tuple(re.findall(r"M[1-4]", row["motors"])),
             cut_mm=float(row["total_cut_mm"] or 0),
+            rotor=rotors[0] if len(rotors) == 1 else None,
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{manifest}: line {number}: a flight expected, {error}") from error
