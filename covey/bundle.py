@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from covey.bands import BAND_FEATURES, Band, wrong_bands
 from covey.errors import BundleError, DigestMismatch
 from covey.runtime import write_whole
 
@@ -43,16 +44,18 @@ Width = Annotated[int, Meta(ge=1, le=65_536)]
 Positive = Annotated[float, Meta(gt=0)]
 
 
-class Features(Struct, frozen=True, forbid_unknown_fields=True):
+class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py.
 
     `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
-    log standard deviations and means of three accelerations; windows with a motor at rest are left out.
+    log standard deviations and means of three accelerations; windows with a motor at rest are left out. Each of `bands`
+    adds three more.
     """
 
     kind: Literal["lag", "drone"]
     airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
     settle_s: float = 0.0  # drone: seconds after take-off that are left out
+    bands: list[Band] = []  # drone: frequencies of the accelerations
 
 
 class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +149,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
         expected = {"lag": self.inputs.window * len(self.inputs.channels), "drone": 11}[self.inputs.features.kind]
+        bands = self.inputs.features.bands
+        expected += BAND_FEATURES * len(bands)
+        if bands and self.inputs.features.kind != "drone":
+            wrong.append(f"inputs.features.bands: none expected for features {self.inputs.features.kind}")
+        wrong += wrong_bands(bands, self.inputs.rate_hz, self.inputs.window)
         if d != expected:
             wrong.append(f"model.inputs: {expected} expected for features {self.inputs.features.kind}, {d} found")
         if wrong:

@@ -22,7 +22,7 @@ from covey.errors import DataError, UsageError
 from covey.ring import FITTED, RingReader
 from edge.scoring.calibration import calibrate, ring_windows
 from edge.scoring.scorer import normalise
-from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
+from edge.scoring.windows import Windows, cut, drone_channels_of, features, join
 from federated.compile.graph import Dense, Graph
 from federated.compile.quantize import observe
 from federated.config import Plan, draft_manifest, read_struct, scoring_of
@@ -158,7 +158,7 @@ def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
     """The manifest before anything is learned: unit scale, no center."""
     drone = inputs.features.kind == "drone"
     channels = len(inputs.channels)
-    channel_of = DRONE_CHANNEL_OF_FEATURE if drone else [n % channels for n in range(inputs.window * channels)]
+    channel_of = drone_channels_of(inputs) if drone else [n % channels for n in range(inputs.window * channels)]
     d = len(channel_of)
     kind = family_of(plan.family).kind
     model = Model(kind="project", inputs=d, outputs=outputs) if kind == "project" else Model("reconstruct", d, d)
