@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from covey.bands import BAND_FEATURES, Band, wrong_bands
 from covey.errors import BundleError, DigestMismatch
 from covey.runtime import write_whole
 
@@ -56,7 +57,8 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py and temporal.py.
 
     `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
-    log standard deviations and means of three accelerations; windows with a motor at rest are left out.
+    log standard deviations and means of three accelerations; windows with a motor at rest are left out. Each of `bands`
+    adds three more.
     `temporal`: channels are normalised by the device's own center and scale and clipped, then each branch's filters run over
     each channel, D = filters * C; a window that begins before its flight does has the flight's first row there. Channels
     that wander on a device (its calibration says which) are taken from their own slow average, before they are clipped.
@@ -65,6 +67,7 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     kind: Literal["lag", "drone", "temporal"]
     airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
     settle_s: float = 0.0  # drone: seconds after take-off that are left out
+    bands: list[Band] = []  # drone: frequencies of the accelerations
     branches: list[Branch] = []  # temporal
     channel_clip: Positive = 8.0  # temporal: bound of a normalised channel
     trend_rows: Annotated[int, Meta(ge=0, le=65_536)] = 0  # temporal: the slow average has weight 1 / this; 0: none
@@ -209,6 +212,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         expected = {"lag": self.inputs.window * channels, "drone": 11, "temporal": filters * channels}[
             self.inputs.features.kind
         ]
+        bands = self.inputs.features.bands
+        expected += BAND_FEATURES * len(bands)
+        if bands and self.inputs.features.kind != "drone":
+            wrong.append(f"inputs.features.bands: none expected for features {self.inputs.features.kind}")
+        wrong += wrong_bands(bands, self.inputs.rate_hz, self.inputs.window)
         if d != expected:
             wrong.append(f"model.inputs: {expected} expected for features {self.inputs.features.kind}, {d} found")
         if wrong:

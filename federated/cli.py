@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from covey.errors import UsageError
+from federated import evaluate_cli
 
 app = typer.Typer(
     help="Federated training: many devices, one model, no data leaves a device.",
@@ -146,6 +147,9 @@ def show(
         )
         for device, why in sorted(one.refused.items()):
             typer.echo(f"      {device}: {why}")
+
+
+app.command(epilog=evaluate_cli.EPILOG)(evaluate_cli.evaluate)
 
 
 def plan_of(file: Path | None = None, **options: Any) -> Any:

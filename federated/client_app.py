@@ -1,8 +1,9 @@
 """The Flower ClientApp: learns from, observes and judges on this device's own windows, and sends numbers about them.
 
 Where the windows are is said by the node's own configuration, never by a message: `ring` (path of the agent's ring) or
-`files` (JSON list of recordings, simulation). What leaves is: updates of a family, lowest and highest values of tensors,
-figures, sketches. No window, no sample, no time stamp ever does.
+`files` (JSON list of recordings, simulation), of which `rows` (JSON [A, B]; the plan's without it) of `array` (of an NPZ;
+`train` without it). What leaves is: updates of a family, lowest and highest values of tensors, figures, sketches. No window,
+no sample, no time stamp ever does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from federated.evaluate import judge
 from federated.families import family_for
 from federated.learning import asked, prepare, respond
 from federated.masked_device import make_keys, make_shares, mask, open_masks
-from federated.own import files_of, load, node_of, normalised
+from federated.own import files_of, load, node_of, normalised, recording
 from federated.records import answer, arrays_of, config_of
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ def describe(message: Message, context: Context) -> Message:
             info = ring.info
         channels, rate_hz, window = info.channels, info.rate_hz, info.window
     else:
-        from federated.recordings import read
-
-        recordings = [read(path, plan.columns, plan.rows) for path in files_of(node)]
+        recordings = [recording(path, node, plan, plan.columns) for path in files_of(node)]
         channels, rate_hz, window = recordings[0].channels, recordings[0].rate_hz, 0
     text = np.frombuffer("\n".join(channels).encode(), np.uint8)
     return answer({"channels": text, "shape": np.array([rate_hz, window], np.float64)}, message)
@@ -77,7 +76,7 @@ def mask_shares(message: Message, context: Context) -> Message:
 def mask_update(message: Message, context: Context) -> Message:
     """Masked sum, step 3: one local update, of which only a masked vector leaves."""
     task = prepare(message, context)
-    return mask(task, family_of(task.plan.family).update(task.plan, {}, task.lesson, task.seed))
+    return mask(task, family_for(task.plan).update(task.plan, {}, task.lesson, task.seed))
 
 
 @app.query("mask_open")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from covey.bands import Band, wrong_bands
 from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
@@ -118,6 +119,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     hop: Count | None = None  # samples
     columns: list[str] | None = None
     rows: tuple[int, int] | None = None  # of every file
+    bands: list[Band] = []  # drone: of the accelerations, each three features more
     rounds: Annotated[int, Meta(ge=1, le=10_000)] = 1
     min_clients: Count = 2
     timeout_s: Positive = 120.0  # a message round
@@ -195,7 +197,11 @@ def choose_inputs(
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
     if kind == "drone":
         window = fixed or plan.window or max(4, round(rate_hz))
-        return Inputs(wanted, rate_hz, window, plan.hop or max(1, window // 4), _drone_features())
+        if wrong := wrong_bands(plan.bands, rate_hz, window):
+            raise DataError("; ".join(wrong))
+        return Inputs(wanted, rate_hz, window, plan.hop or max(1, window // 4), _drone_features(plan))
+    if plan.bands:
+        raise DataError(f"inputs: no bands expected for features {kind}, {len(plan.bands)} came")
     if kind == "temporal":
         return _temporal(plan, wanted, rate_hz, fixed)
     window = fixed or plan.window or 10
@@ -228,8 +234,8 @@ def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) ->
     return Inputs(channels, rate_hz, back, hop, told)
 
 
-def _drone_features() -> Features:
-    return Features("drone", AIRBORNE_ABOVE, SETTLE_S)
+def _drone_features(plan: Plan) -> Features:
+    return Features("drone", AIRBORNE_ABOVE, SETTLE_S, bands=plan.bands)
 
 
 def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) -> Scoring:

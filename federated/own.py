@@ -18,7 +18,7 @@ from covey.ring import FITTED, RingReader
 from edge.scoring.calibration import affine, ring_windows
 from edge.scoring.scorer import normalise
 from edge.scoring.temporal import channel_of_feature
-from edge.scoring.windows import DRONE_CHANNEL_OF_FEATURE, Windows, cut, features, join
+from edge.scoring.windows import Windows, cut, drone_channels_of, features, join
 from federated.config import Plan, draft_manifest, scoring_of
 from federated.families import family_for
 from federated.permission import ask
@@ -26,6 +26,8 @@ from federated.permission import ask
 if TYPE_CHECKING:
     from flwr.app import Context
     from numpy.typing import NDArray
+
+    from edge.sources import Recording
 
 _TRIES = 5  # readings of a ring that its agent is writing
 
@@ -55,7 +57,7 @@ def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
     """
     if "ring" in node:
         ask(Path(node["ring"]))
-    own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(files_of(node), plan, inputs)
+    own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(node, plan, inputs)
     if not np.isfinite(own.windows.samples).all():
         raise DataError(f"{own.name}: finite samples expected, others found")
     return own
@@ -86,7 +88,7 @@ def draft_of(plan: Plan, inputs: Inputs, outputs: int) -> Manifest:
     """The manifest before anything is learned: unit scale, no center."""
     channels = len(inputs.channels)
     channel_of = {
-        "drone": lambda: list(DRONE_CHANNEL_OF_FEATURE),
+        "drone": lambda: list(drone_channels_of(inputs)),
         "lag": lambda: [n % channels for n in range(inputs.window * channels)],
         "temporal": lambda: channel_of_feature(inputs),
     }[inputs.features.kind]()
@@ -128,13 +130,28 @@ def _from_ring(path: Path, inputs: Inputs) -> Own:
     raise DataError(f"{path}: a ring that holds still for a moment expected, it changed {_TRIES} times while read")
 
 
-def _from_files(paths: list[str], plan: Plan, inputs: Inputs) -> Own:
+def recording(path: str, node: dict[str, str], plan: Plan, columns: list[str] | None) -> Recording:
+    """A recording of a simulated device, as far as its configuration says: `rows` [A, B], `array` of an NPZ."""
     from federated.recordings import read
 
+    rows = _span(node["rows"]) if "rows" in node else plan.rows
+    return read(path, columns, rows, node.get("array"))
+
+
+def _span(text: str) -> tuple[int, int]:
+    try:
+        start, stop = (int(row) for row in json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"node configuration: rows [A, B] expected, {text!r} came") from error
+    return start, stop
+
+
+def _from_files(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
+    paths = files_of(node)
     parts: list[Windows] = []
     flight = 0
     for path in paths:
-        part = cut(read(path, inputs.channels, plan.rows), inputs)
+        part = cut(recording(path, node, plan, inputs.channels), inputs)
         parts.append(Windows(part.samples, part.end_row, part.flight + flight, part.start_s))
         flight += 1 + (int(part.flight[-1]) if len(part) else 0)
     windows = join(parts, inputs)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEPT_BYTES = 256 << 20
 _TABLES = {".csv", ".npz"}  # a column of theirs does not depend on which others are read
 
-_Key: TypeAlias = tuple[str, int, int, tuple[int, int] | None, tuple[str, ...] | None]
+_Key: TypeAlias = tuple[str, int, int, tuple[int, int] | None, str | None, tuple[str, ...] | None]
 
 
 @dataclass
@@ -65,26 +65,26 @@ def keeping(shelf: Shelf) -> Iterator[None]:
         _shelves.pop()
 
 
-def read(path: str, columns: Sequence[str] | None, rows: tuple[int, int] | None) -> Recording:
+def read(path: str, columns: Sequence[str] | None, rows: tuple[int, int] | None, array: str | None = None) -> Recording:
     """`read_recording`, or what an earlier call with the same file gave.
 
     Raises:
         DataError: as `read_recording`; failures are not kept.
     """
     if not _shelves:
-        return read_recording(path, columns, rows)
+        return read_recording(path, columns, rows, array)
     shelf = _shelves[-1]
     try:
         told = Path(path).stat()
     except OSError:
-        return read_recording(path, columns, rows)  # which says what is wrong
+        return read_recording(path, columns, rows, array)  # which says what is wrong
     wanted = None if columns is None else tuple(columns)
-    key = (path, told.st_mtime_ns, told.st_size, rows, wanted)
+    key = (path, told.st_mtime_ns, told.st_size, rows, array, wanted)
     found = shelf.get(key)
     if found is None and wanted is not None and Path(path).suffix.lower() in _TABLES:
-        found = _columns(shelf.get((*key[:4], None)), wanted)
+        found = _columns(shelf.get((*key[:5], None)), wanted)
     if found is None:
-        found = read_recording(path, columns, rows)
+        found = read_recording(path, columns, rows, array)
         shelf.put(key, found)
     return found
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covey.errors import DataError
+from edge.scoring.spectral import CHANNEL_OF_BAND_FEATURE, band_features
 from edge.scoring.temporal import temporal
 
 if TYPE_CHECKING:
@@ -256,7 +257,15 @@ def features(samples: NDArray[np.float32], inputs: Inputs, channels: Channels | 
         return temporal(samples, inputs, channels)
     if inputs.features.kind == "lag":
         return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), samples.shape[1] * samples.shape[2])
+    if inputs.features.bands:
+        spectral = band_features(samples[:, :, 4:7], inputs.rate_hz, inputs.features.bands)
+        return np.concatenate([_drone(samples), spectral], axis=1, dtype=np.float32)
     return _drone(samples)
+
+
+def drone_channels_of(inputs: Inputs) -> tuple[int, ...]:
+    """(D,) which channel each of the `drone` features counts for; EVERY_MOTOR: the four motors alike."""
+    return (*DRONE_CHANNEL_OF_FEATURE, *CHANNEL_OF_BAND_FEATURE * len(inputs.features.bands))
 
 
 def _drone(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,12 +10,8 @@ import json
 import threading
 import time
 from abc import abstractmethod
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Any
-=======
 from itertools import islice
-from typing import TYPE_CHECKING
->>>>>>> strategies
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message

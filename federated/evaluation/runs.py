@@ -1,0 +1,169 @@
+"""From a plan and devices to bundles, and from a bundle and a device to scores: the road that ships, nothing beside it.
+
+A bundle comes from the ServerApp (simulation engine), its int8 models run in the runtimes of a device, the device's own
+calibration and `score_rows` do the rest. The float graph is what int8 is compared with, through the same calibration.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from covey.bundle import STATE, read_bundle
+from covey.errors import AggregationError, DataError, UsageError
+from edge.scoring.calibration import calibrate
+from edge.scoring.rows import score_rows
+from edge.scoring.runtimes import available, open_runtime
+from edge.scoring.scorer import Scorer
+from federated.config import Gates, Job
+from federated.engines.home import run_server
+from federated.engines.simulation import SimulationGrid
+from federated.evaluate import FloatNetwork, refuse_worse
+from federated.evaluation.central import CentralGrid
+from federated.families import family_of, unpack_state
+from federated.own import load
+from federated.training import read_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from covey.bundle import Bundle, Calibration
+    from edge.scoring.rows import RowScores
+    from edge.scoring.scorer import Network
+    from edge.scoring.windows import Windows
+    from edge.sources import Recording
+    from federated.config import Plan
+
+FP32 = "fp32"
+INT8 = ("onnx", "litert")  # tflite-runtime runs LiteRT's model
+AE_ROUNDS = 10  # an autoencoder learns over rounds; pca is done after one
+
+_PATIENCE_S = 36_000.0  # devices of this process answer one after the other
+_OPEN = Gates(int8_error=1e9, int8_bias=1e9, false_alarms=1.0)  # a refused bundle is told, and measured as well
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training run.
+
+    Attributes:
+        bundle: what would be released.
+        networks: runtime -> its model; `fp32` is the float graph.
+        refused: why the gates would not release it, or None.
+        failed: device -> why it took no part.
+        seconds: how long it took.
+    """
+
+    bundle: Bundle
+    networks: dict[str, Network]
+    refused: str | None
+    failed: dict[str, str]
+    seconds: float
+
+
+def int8_runtimes() -> list[str]:
+    """Int8 runtimes that are compared.
+
+    Raises:
+        UsageError: none is installed.
+    """
+    here = [name for name in INT8 if name in available()]
+    if not here:
+        raise UsageError(f"evaluate: one of {', '.join(INT8)} expected, none installed: pip install 'covey[federated]'")
+    return here
+
+
+def for_family(plan: Plan, family: str) -> Plan:
+    """The same plan for another family, with as many rounds as it needs."""
+    if plan.family == family:
+        return plan
+    rounds = 1 if family_of(family).one_shot else AE_ROUNDS
+    return msgspec.convert({**msgspec.to_builtins(plan), "family": family, "rounds": rounds}, type(plan))
+
+
+def train(plan: Plan, nodes: Mapping[str, Mapping[str, str]], *, central: bool = False) -> Trained:
+    """One run over devices in this process.
+
+    Args:
+        plan: its gates are judged, not obeyed; its time-out and quorum are not those of one process.
+        nodes: device -> node configuration.
+        central: all windows in one place instead of federated.
+
+    Raises:
+        CoveyError: no bundle comes out of it.
+    """
+    began = time.monotonic()
+    runtimes = int8_runtimes()
+    wanted = msgspec.structs.replace(plan, min_clients=1, timeout_s=_PATIENCE_S, gates=_OPEN)
+    grid = CentralGrid(nodes) if central else SimulationGrid(nodes, threading.Event())
+    with tempfile.TemporaryDirectory(prefix="covey-evaluate-") as folder:
+        out = Path(folder) / "bundle.zip"
+        run_server(grid, Job(wanted, str(out), str(Path(folder) / "rounds")))
+        report = read_report(Path(folder) / "rounds")
+        bundle = read_bundle(out)
+    refused = None
+    try:
+        refuse_worse(report.evidence, plan.gates)
+    except AggregationError as error:
+        refused = str(error)
+    state = unpack_state(bundle.files[STATE], STATE)
+    graph = family_of(plan.family).to_graph(wanted, state, drone=bundle.manifest.inputs.features.kind == "drone")
+    networks: dict[str, Network] = {FP32: FloatNetwork(graph)}
+    networks |= {name: open_runtime(name, bundle.model(name)) for name in runtimes}
+    failed = {} if central else report.failed
+    return Trained(bundle, networks, refused, failed, time.monotonic() - began)
+
+
+def calibration(trained: Trained, windows: Windows, *, personal: bool) -> Calibration:
+    """What the device adds from its normal windows.
+
+    Args:
+        trained: the bundle and its runtimes.
+        windows: of the device.
+        personal: everything a device's calibration adds; else its center and scale alone, with the group's thresholds.
+
+    Raises:
+        DataError: too few windows.
+    """
+    manifest = trained.bundle.manifest
+    own = calibrate(manifest, trained.bundle.digest, windows, trained.networks, 0.0)
+    if personal:
+        return own
+    group = manifest.defaults
+    sibling = next(name for name in INT8 if name in trained.networks)  # the group knows no float threshold
+    return msgspec.structs.replace(
+        own,
+        spread=group.spread,
+        thresholds={name: group.thresholds[sibling if name == FP32 else name] for name in own.thresholds},
+        reference={name: group.reference[sibling if name == FP32 else name] for name in own.reference},
+    )
+
+
+def windows_of(trained: Trained, plan: Plan, node: Mapping[str, str]) -> Windows:
+    """A device's normal windows, as its client reads them.
+
+    Raises:
+        DataError: it holds none.
+    """
+    windows = load(dict(node), plan, trained.bundle.manifest.inputs).windows
+    if not len(windows):
+        raise DataError(f"{node.get('files', 'device')}: at least one window expected, none found")
+    return windows
+
+
+def score(trained: Trained, recording: Recording, own: Calibration) -> dict[str, RowScores]:
+    """Runtime -> scores and alarms of every row, told from the rows up to it.
+
+    Raises:
+        DataError, BundleError: the recording or the model cannot be used.
+    """
+    manifest = trained.bundle.manifest
+    return {
+        name: score_rows(recording, Scorer(manifest, network, name, own)) for name, network in trained.networks.items()
+    }
