@@ -52,6 +52,7 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
     within: Annotated[float, Meta(ge=0)] = 0.1  # temporal: weight of what counts as normal variation, standardised
+    own: Share = 0.5  # temporal: share of a device's own directions in its score, beside the group's network
     distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
         0.03  # temporal: share of a device's own windows that it disbelieves
     )

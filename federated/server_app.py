@@ -18,7 +18,6 @@ from flwr.serverapp import Grid, ServerApp
 from covey.bundle import MAX_BUNDLE_BYTES, STATE, Bundle, Inputs, pack, read_bundle, sha256
 from covey.errors import BundleError
 from covey.runtime import write_whole
-from edge.scoring.weights import output_weights
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
 from federated.checkpoint import Checkpoints, identity_of
@@ -219,7 +218,7 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
         defaults = msgspec.structs.replace(defaults, scale=told.scale.tolist())
     return msgspec.structs.replace(
         draft,
-        defaults=msgspec.structs.replace(defaults, weights=output_weights(told.mean[None], told.rule).tolist()),
+        defaults=msgspec.structs.replace(defaults, weights=told.weights.tolist()),
         scoring=msgspec.structs.replace(draft.scoring, outputs=told.rule),
     )
 

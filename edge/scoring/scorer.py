@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from covey.sketch import GAMMA, Sketch
+from edge.scoring.own import Own
 from edge.scoring.temporal import Channels
 from edge.scoring.windows import features
 
@@ -137,6 +138,7 @@ class Scorer:
         self._scale = np.asarray(base.scale, np.float32)
         self._spread = np.asarray(base.spread, np.float64)
         self._clip = manifest.defaults.clip
+        self._own = Own.of(manifest, base)
         self._weights = np.asarray(base.weights, np.float64) if base.weights else None
         self.channels = Channels.of(base) if manifest.inputs.padded else None
         self._reference = Sketch.from_wire(base.reference[runtime])
@@ -145,7 +147,7 @@ class Scorer:
 
     def score(self, windows: Windows) -> Scored:
         """Scores of windows that follow those of the call before."""
-        return self.score_features(features(windows.samples, self.manifest.inputs, self.channels), windows.flight)
+        return self.score_features(features(windows, self.manifest.inputs, self.channels), windows.flight)
 
     def score_features(self, phi: NDArray[np.float32], flight: NDArray[np.int64]) -> Scored:
         """The same from feature vectors (N, D) and the windows' flights (N,)."""
@@ -157,11 +159,18 @@ class Scorer:
         y = self._network.run(z)
         kind = self.manifest.model.kind
         raw = raw_scores(kind, z, y, self._weights)
+        if self._own is not None:
+            raw += self._own.score(self.own_features(phi))
         if self.manifest.scoring.log:
             raw = np.log1p(raw)
         error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
         score = self._smooth_score(raw[:, None], flight)[:, 0]
         return Scored(raw, score, z, self._smooth_error(error, flight))
+
+    def own_features(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, D) what the device's own directions look at: features about its center, clipped, in its own scale or none."""
+        own_scale = self.manifest.inputs.features.own_scale
+        return normalise(phi, self._center, self._scale if own_scale else np.ones_like(self._scale), self._clip)
 
     def outputs(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, K) the network's outputs for feature vectors (N, D)."""
@@ -205,6 +214,8 @@ class Scorer:
         for c in range(len(names)):
             rows[c + 1, index == c] = 0.0
         raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows), self._weights)
+        if self._own is not None:
+            raw += self._own.score(rows if self.manifest.inputs.features.own_scale else rows * self._scale)
         drop = np.maximum(raw[0] - raw[1:], 0.0)
         total = float(drop.sum())
         if not (np.isfinite(total) and total > 0):

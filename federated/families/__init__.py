@@ -61,13 +61,13 @@ class Weighing:
     """What a projecting model's outputs are to a device.
 
     Attributes:
-        rule: how it weighs them by its own windows.
-        mean: (K,) mean of y^2 over the fleet's windows.
+        rule: what it makes of them by its own windows.
+        weights: (K,) of their squares, for a device that has no windows yet.
         scale: (D,) of the features, the same for all devices unless they have their own.
     """
 
     rule: Outputs
-    mean: NDArray[np.float64]
+    weights: NDArray[np.float64]
     scale: NDArray[np.float64]
 
 

@@ -2,10 +2,8 @@
 
 A device sends the scatter of its new windows about its own center, branch by branch, and their number: sums are exact, so
 one round equals the principal components of all windows pooled, each device centered by itself. The network is one layer, block by
-block: y = L^-1/2 U' z with the pooled covariance U L U'; which outputs count how much is each device's own (edge/scoring/weights.py)
-and, for a device that has no windows yet, follows from L.
-
-Directions in which devices hardly vary drown in int8's rounding of the input, so their L is taken no smaller than FLOOR.
+block: y = S^-1/2 U' z with the pooled covariance U L U'. What lies beyond the leading directions of a branch is its score (Q),
+with a little of their own (T^2). A device adds its own directions and balances the branches (edge/scoring/own.py, weights.py).
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import numpy as np
 
 from covey.bundle import Outputs
 from covey.errors import AggregationError
+from edge.scoring.weights import balanced
 from federated.branches import branch
 from federated.compile.graph import Dense
 from federated.config import BRANCHES, CLIP
@@ -66,6 +65,35 @@ def directions(blocks: Sequence[int], state: Arrays) -> list[tuple[NDArray[np.fl
             raise AggregationError("pca: windows that vary expected, their covariance is zero")
         out.append((np.maximum(values[::-1], 0.0), vectors[:, ::-1]))
     return out
+
+
+def kept(values: NDArray[np.float64], keep: float) -> int:
+    """How many directions hold that share of the variance: at least 1, at most all but one; `values` descending."""
+    held = np.cumsum(values) / values.sum()
+    return min(int(np.searchsorted(held, keep)) + 1, len(values) - 1)
+
+
+def sizes(values: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    """(K,) variance that one unit of an output's square stands for.
+
+    Directions of normal variation are shortened to the length of the first one beyond them: int8 has one step for all
+    outputs, and those that count most vary least.
+    """
+    cut = max(float(values[kept(values, keep)]), FLOOR)
+    return np.maximum(values, cut) / cut
+
+
+def branch_weights(
+    values: NDArray[np.float64], size: NDArray[np.float64], keep: float, within: float
+) -> NDArray[np.float64]:
+    """(K,) of y^2: what lies beyond the directions of normal variation by its size (Q), those standardised (T^2).
+
+    Source: Jackson and Mudholkar, Technometrics 21(3), 1979.
+    """
+    inner = kept(values, keep)
+    weights = size / max(len(values) - inner, 1)
+    weights[:inner] = within / inner * size[:inner] / np.maximum(values[:inner], FLOOR)
+    return weights
 
 
 class PcaOverTime:
@@ -143,7 +171,7 @@ class PcaOverTime:
         blocks = self._blocks_of(state)
         weight = np.zeros((sum(blocks), sum(blocks)))
         for (here, _), (values, vectors) in zip(parts(blocks), directions(blocks, state), strict=True):
-            weight[here, here] = (vectors / np.sqrt(np.maximum(values, FLOOR))).T
+            weight[here, here] = (vectors / np.sqrt(sizes(values, self._keep(plan)))).T
         weight *= self.scale(plan, state)
         return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
 
@@ -162,17 +190,24 @@ class PcaOverTime:
 
     def weigh(self, plan: Plan, state: Arrays) -> Weighing:
         """Of the directions."""
-        blocks = self._blocks_of(state)
-        values = np.concatenate([values for values, _ in directions(blocks, state)])
-        size = np.maximum(values, FLOOR)
+        blocks, keep = self._blocks_of(state), self._keep(plan)
+        weights, mean = [], []
+        for values, _ in directions(blocks, state):
+            size = sizes(values, keep)
+            mean.append(values / size)
+            weights.append(branch_weights(values, size, keep, plan.pca.within))
         rule = Outputs(
             branch=np.repeat(np.arange(len(blocks)), blocks).tolist(),
-            variance=size.tolist(),
-            keep=plan.pca.variance if plan.pca.variance is not None else KEEP,
-            within=plan.pca.within,
+            own=plan.pca.own,
+            keep=keep,
             trim=plan.pca.distrust,
         )
-        return Weighing(rule, values / size, self.scale(plan, state))
+        group = balanced(np.concatenate(mean)[None], np.concatenate(weights), rule.branch)
+        return Weighing(rule, group, self.scale(plan, state))
+
+    @staticmethod
+    def _keep(plan: Plan) -> float:
+        return plan.pca.variance if plan.pca.variance is not None else KEEP
 
     def _blocks_of(self, arrays: Arrays) -> list[int]:
         entries, channels = len(arrays["within"]), 1

@@ -83,7 +83,7 @@ def test_judged_elsewhere_scored_windows_raise_the_same_alarms(bundle):
     direct = whole.push(samples, 50.0)
 
     windows = Cutter(model.manifest.inputs).push(samples, 50.0)
-    phi = features(windows.samples, model.manifest.inputs)
+    phi = features(windows, model.manifest.inputs)
     together = Together(model.manifest, model.network, [calibration])
     scored = together.score(np.zeros(len(windows), np.int64), phi, windows.flight)
     judged = parts.judge(windows, scored)

@@ -14,7 +14,7 @@ import numpy as np
 
 from covey.errors import DataError
 from edge.scoring.calibration import calibrate
-from edge.scoring.windows import Cutter, Windows, features, join
+from edge.scoring.windows import Cutter, Windows, join, plain_features
 from firmware_sim.world.machine import Machine, run_machines
 from firmware_sim.world.pilot import MISSIONS
 from firmware_sim.world.vehicle import Vehicle, fly
@@ -228,7 +228,7 @@ def _cut(flown: Flown, inputs: Inputs) -> Recording:
         start_row=windows.end_row - inputs.window + 1,
         flight=windows.flight,
         due_s=(windows.end_row + 1) / flown.rate_hz,
-        phi=features(windows.samples, inputs),
+        phi=plain_features(windows.samples, inputs),
         row_bytes=4 * len(columns),
         rate_hz=flown.rate_hz,
         position_m=None if flown.position_m is None else flown.position_m[second].astype(np.float32),
