@@ -26,6 +26,7 @@ from federated.learning import asked, prepare, respond
 from federated.masked_device import make_keys, make_shares, mask, open_masks
 from federated.own import files_of, load, node_of, normalised, recording
 from federated.records import answer, arrays_of, config_of
+from federated.streams import DAYS, daily_shares
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -39,18 +40,25 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Channels, rate and window length (0: free) of this device's data."""
+    """Channels, rate, window length (0: free), rows and daily course of this device's data."""
     plan = read_struct(Plan, str(config_of(message)["plan"]), "plan")
     node = node_of(context)
     if "ring" in node:
         with RingReader(Path(node["ring"])) as ring:
-            info = ring.info
+            info, rows = ring.info, sum(1 for _ in ring.records())
         channels, rate_hz, window = info.channels, info.rate_hz, info.window
     else:
         recordings = [recording(path, node, plan, plan.columns) for path in files_of(node)]
         channels, rate_hz, window = recordings[0].channels, recordings[0].rate_hz, 0
+        rows = sum(len(one.samples) for one in recordings)
     text = np.frombuffer("\n".join(channels).encode(), np.uint8)
-    return answer({"channels": text, "shape": np.array([rate_hz, window], np.float64)}, message)
+    told: Arrays = {"channels": text, "shape": np.array([rate_hz, window], np.float64), "rows": np.array([rows])}
+    told["daily"] = (
+        np.zeros(len(DAYS))
+        if window or plan.features != "temporal" or plan.stream not in {"auto", "daily"}
+        else daily_shares(recordings[0].samples)
+    )
+    return answer(told, message)
 
 
 @app.train()

@@ -16,9 +16,12 @@ from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Sc
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
 from federated.branches import branch
+from federated.streams import Stream, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from federated.streams import Kind
 
 S = TypeVar("S", bound=Struct)
 
@@ -30,7 +33,7 @@ AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
-BRANCHES = ("lag6",)
+FACTOR = 4 / 3
 TREND_REACH = 2.5  # of the window in `trend_rows`: 8 % of the average's weight lies on its oldest row
 
 AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
@@ -51,19 +54,9 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
-    within: Annotated[float, Meta(ge=0)] = 0.1  # temporal: weight of what counts as normal variation, standardised
-    own: Share = 0.5  # temporal: share of a device's own directions in its score, beside the group's network
     distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
         0.03  # temporal: share of a device's own windows that it disbelieves
     )
-
-
-class TemporalOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of `temporal` features."""
-
-    clip: Positive = 4.0  # of a normalised channel
-    trend_rows: Annotated[int, Meta(ge=0, le=20_000)] = 200  # wandering channels: rows of their slow average; 0: none
-    own_scale: bool = True  # pca: devices scale features by their own spread
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,7 +108,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     family: Literal["pca", "dense-ae"]
     group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     features: Literal["auto", "drone", "lag", "temporal"] = "auto"
-    branches: list[str] | None = None  # temporal: names of federated/branches.py
+    stream: Literal["auto", "process", "metrics", "daily"] = "auto"  # temporal: its kind; federated/streams.py
     window: Count | None = None  # samples
     hop: Count | None = None  # samples
     columns: list[str] | None = None
@@ -133,9 +126,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[float, Meta(gt=0, le=1)] = 0.1  # topk: share of the weights that travels
     masked: bool = False  # pca: the server sees the sum alone
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
-    factor: Positive = 4 / 3
+    factor: Positive | None = None  # of the threshold; 4/3, temporal: the stream's
     commission_windows: Count | None = None
-    temporal: TemporalOptions = TemporalOptions()
+    temporal: Stream = Stream()
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     gates: Gates = Gates()
@@ -166,7 +159,10 @@ def write_struct(value: Struct) -> str:
 
 
 def choose_inputs(
-    plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]], drone: Sequence[str]
+    plan: Plan,
+    offers: Sequence[tuple[str, tuple[str, ...], float, int]],
+    drone: Sequence[str],
+    stream: tuple[Kind, int] = ("process", 0),
 ) -> Inputs:
     """What the model looks at, from what the devices have.
 
@@ -174,6 +170,7 @@ def choose_inputs(
         plan: its features, columns, window and hop.
         offers: name, channels, rate in samples/s, and window length (0: free) of every device that answered.
         drone: the channels of `drone` features.
+        stream: its kind and rows of a day, for `temporal` features.
 
     Raises:
         DataError: the devices' channels, rates or windows do not go together, or lack what is asked for.
@@ -204,34 +201,49 @@ def choose_inputs(
     if plan.bands:
         raise DataError(f"inputs: no bands expected for features {kind}, {len(plan.bands)} came")
     if kind == "temporal":
-        return _temporal(plan, wanted, rate_hz, fixed)
+        return _temporal(plan, wanted, rate_hz, fixed, *stream)
     window = fixed or plan.window or 10
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 
-def settled(plan: Plan, inputs: Inputs) -> Plan:
-    """The plan with the features that were chosen, so that families need no `auto`."""
-    kind = inputs.features.kind
-    names = [one.name for one in inputs.features.branches] or None
-    return msgspec.structs.replace(plan, features=kind, branches=names if kind == "temporal" else plan.branches)
+def settled(plan: Plan, inputs: Inputs, kind: Kind, day_rows: int) -> Plan:
+    """The plan with the features that were chosen, so that families need no `auto`.
+
+    Args:
+        plan: as it was given.
+        inputs: what the model looks at.
+        kind: of stream, for `temporal` features.
+        day_rows: likewise.
+    """
+    found = inputs.features
+    plan = msgspec.structs.replace(plan, features=found.kind)
+    if found.kind != "temporal":
+        return plan
+    told = whole(plan.temporal, kind, day_rows)
+    names = [one.name for one in found.branches]  # an initial bundle's go before the plan's
+    told = msgspec.structs.replace(told, branches=names, day_rows=found.day_rows, own_scale=found.own_scale)
+    return msgspec.structs.replace(plan, stream=kind, temporal=told)
 
 
-def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) -> Inputs:
+def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int, kind: Kind, day_rows: int) -> Inputs:
     """Padded windows as long as the longest filter; `recorded`: rows that a ring's records hold, 0 for files."""
-    branches = [branch(name) for name in plan.branches or BRANCHES]
+    options = whole(plan.temporal, kind, day_rows)
+    branches = [branch(name) for name in options.branches or []]
     longest = max(len(taps) for one in branches for taps in one.taps)
     hop = recorded or plan.hop or 1
     if plan.hop not in {None, hop}:
         raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
-    options = plan.temporal
-    back = max(plan.window or 1, longest, hop, round(TREND_REACH * options.trend_rows))
+    back = max(plan.window or 1, longest, hop, round(TREND_REACH * (options.trend_rows or 0)))
     told = Features(
         "temporal",
         branches=branches,
-        channel_clip=options.clip,
-        trend_rows=options.trend_rows,
-        own_scale=options.own_scale and plan.family == "pca",
+        channel_clip=options.clip or CLIP,
+        trend_rows=options.trend_rows or 0,
+        day_rows=options.day_rows or 0,
+        own_scale=bool(options.own_scale) and plan.family == "pca",
     )
+    if any(one.daily for one in branches) and not told.day_rows:
+        raise DataError("inputs: branch prof: the rows of a day expected (temporal.day_rows), none told or found")
     return Inputs(channels, rate_hz, back, hop, told)
 
 
@@ -243,17 +255,22 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
     """From a window's score to an alarm, by the kind of features."""
     drone = inputs.features.kind == "drone"
     return Scoring(
-        smoothing=DRONE_SMOOTHING if drone else LAG_SMOOTHING,
+        smoothing=DRONE_SMOOTHING if drone else _smoothing(plan, inputs),
         quantile=plan.quantile,
-        factor=plan.factor,
+        factor=plan.factor or (plan.temporal.factor if inputs.padded else None) or FACTOR,
         # Windows of 1 s overlap by three quarters: four in a row are the first second that the first one does not share.
         begin_windows=4 if drone else 1,
         end_windows=8 if drone else 5,
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
-        log=inputs.padded and plan.family == "pca",
+        log=inputs.padded and plan.family == "pca" and bool(plan.temporal.log),
     )
+
+
+def _smoothing(plan: Plan, inputs: Inputs) -> float:
+    rows = plan.temporal.smoothing_rows if inputs.padded else None
+    return LAG_SMOOTHING if rows is None else min(1.0, 2 / rows)
 
 
 def draft_manifest(

@@ -31,6 +31,7 @@ from federated.own import draft_of
 from federated.records import as_array
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
+from federated.streams import DAYS, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from federated.compile.graph import Graph
     from federated.families import Family
     from federated.gate import Arrays
+    from federated.streams import Kind
 
 app = ServerApp()
 
@@ -88,8 +90,8 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     crew = Crew(grid, plan, name_of)
     traffic = Traffic(grid)
     failed: dict[str, str] = {}
-    inputs = _inputs(crew, initial, failed)
-    plan = settled(plan, inputs)
+    inputs, stream = _inputs(crew, initial, failed)
+    plan = settled(plan, inputs, *stream)
     crew = replace(crew, plan=plan)
     family = family_for(plan)
     d = draft_of(plan, inputs, 1).model.inputs
@@ -167,11 +169,16 @@ def _note(failed: dict[str, str], answers: Answers) -> None:
     failed.update(dict.fromkeys(answers.missing, "no answer in time"))
 
 
-def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Inputs:
+def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple[Inputs, tuple[Kind, int]]:
     """The initial bundle's inputs, or those that suit what the devices have."""
     if initial is not None:
-        return initial.manifest.inputs
-    shapes = {"channels": gate.Shape((-1,), "u", most=65_536), "shape": gate.Shape((2,))}
+        return initial.manifest.inputs, _stream_of(initial)
+    shapes = {
+        "channels": gate.Shape((-1,), "u", most=65_536),
+        "shape": gate.Shape((2,)),
+        "rows": gate.Shape((1,), "i"),
+        "daily": gate.Shape((len(DAYS),)),
+    }
     config = {"plan": write_struct(crew.plan)}
     answers = crew.ask("describe", "query", {}, config, lambda told: gate.fault(told, shapes))
     _note(failed, answers)
@@ -182,7 +189,23 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Input
         offers.append(
             (name, tuple(told["channels"].tobytes().decode(errors="replace").split("\n")), rate_hz, int(window))
         )
-    return choose_inputs(crew.plan, offers, DRONE_CHANNELS)
+    answered = answers.arrays.values()
+    stream: tuple[Kind, int] = ("process", 0)
+    if answered:
+        shares = np.median([told["daily"] for told in answered], axis=0)
+        found = kind_of(shares, float(np.median([told["rows"][0] for told in answered])))
+        wanted = crew.plan.stream
+        best = DAYS[int(np.argmax(shares))] if shares.max() > 0 else 0
+        stream = found if wanted == "auto" else (wanted, best if wanted == "daily" else 0)
+    return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream
+
+
+def _stream_of(initial: Bundle) -> tuple[Kind, int]:
+    """The kind of stream that a bundle was made for."""
+    features, scoring = initial.manifest.inputs.features, initial.manifest.scoring
+    if any(branch.daily for branch in features.branches):
+        return "daily", features.day_rows
+    return ("process" if scoring.log else "metrics"), 0
 
 
 def _state(initial: Bundle, like: Arrays) -> Arrays:

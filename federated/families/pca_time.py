@@ -14,10 +14,11 @@ import numpy as np
 
 from covey.bundle import Outputs
 from covey.errors import AggregationError
-from edge.scoring.weights import balanced
+from edge.scoring.own import find_own
+from edge.scoring.weights import balanced, believed
 from federated.branches import branch
 from federated.compile.graph import Dense
-from federated.config import BRANCHES, CLIP
+from federated.config import CLIP
 from federated.families import Weighing
 from federated.families.scatter import square, triangle
 from federated.gate import Arrays, Shape, windows_fault
@@ -105,7 +106,7 @@ class PcaOverTime:
 
     def __init__(self, plan: Plan) -> None:
         """Args: plan: its branches."""
-        self._filters = [len(branch(name).taps) for name in plan.branches or BRANCHES]
+        self._filters = [len(branch(name).taps) for name in plan.temporal.branches or []]
 
     def blocks(self, d: int) -> list[int]:
         """Features of each branch; d is all of them."""
@@ -121,8 +122,14 @@ class PcaOverTime:
 
     def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:  # noqa: ARG002  # the interface's
         """Mean of the scatter of new windows (float16), and how many there are."""
-        z = lesson.z[~lesson.fitted].astype(np.float64)
-        blocks = self.blocks(z.shape[1])
+        blocks = self.blocks(lesson.z.shape[1])
+        fresh = lesson.z[~lesson.fitted]
+        if (
+            plan.temporal.distrust and len(fresh) > 1
+        ):  # those farthest from the device's own directions are not believed
+            own = find_own(fresh, [here for here, _ in parts(blocks)], self._keep(plan), 1.0)
+            fresh = fresh[believed(own.score(fresh), plan.temporal.distrust)]
+        z = fresh.astype(np.float64)
         mean = [triangle(z[:, here].T @ z[:, here] / max(len(z), 1)) for here, _ in parts(blocks)]
         return {"within": np.concatenate(mean).astype(np.float16), "counts": np.array([len(z)], np.int64)}
 
@@ -195,19 +202,19 @@ class PcaOverTime:
         for values, _ in directions(blocks, state):
             size = sizes(values, keep)
             mean.append(values / size)
-            weights.append(branch_weights(values, size, keep, plan.pca.within))
+            weights.append(branch_weights(values, size, keep, plan.temporal.within or 0.0))
         rule = Outputs(
             branch=np.repeat(np.arange(len(blocks)), blocks).tolist(),
-            own=plan.pca.own,
+            own=plan.temporal.own or 0.0,
             keep=keep,
-            trim=plan.pca.distrust,
+            trim=plan.temporal.distrust or 0.0,
         )
         group = balanced(np.concatenate(mean)[None], np.concatenate(weights), rule.branch)
         return Weighing(rule, group, self.scale(plan, state))
 
     @staticmethod
     def _keep(plan: Plan) -> float:
-        return plan.pca.variance if plan.pca.variance is not None else KEEP
+        return plan.temporal.keep if plan.temporal.keep is not None else KEEP
 
     def _blocks_of(self, arrays: Arrays) -> list[int]:
         entries, channels = len(arrays["within"]), 1
