@@ -7,7 +7,7 @@ traffic     bytes of a whole training against the raw data's (federated_traffic.
 simulation  1,000 clients against Flower's own simulation, 10,000 in memory (federated_simulation.py)
 flower      a SuperLink with three SuperNodes through failures (federated_flower.py)
 
-Each part is a module beside this one with `figures(data)`; one that is not here, or cannot run here, is said in a line.
+Each part is a module beside this one with `figures(data)` or `figures()`; one that is not here, or cannot run here, is said in a line.
 
     .venv/bin/python benchmarks/bench_federated.py --only quality --json
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -40,7 +41,9 @@ def figures_of(part: str, data: Path) -> dict[str, dict[str, Any]]:
         print(f"{part}: benchmarks/{module}.py is not here: left out", file=sys.stderr)
         return {}
     try:
-        found: dict[str, dict[str, Any]] = importlib.import_module(module).figures(data)
+        figures = importlib.import_module(module).figures
+        asks = "data" in inspect.signature(figures).parameters
+        found: dict[str, dict[str, Any]] = figures(data=data) if asks else figures()
     except CoveyError as error:
         print(f"{part}: {error}", file=sys.stderr)
         return {}
