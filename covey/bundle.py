@@ -42,20 +42,36 @@ def golden_output(runtime: str) -> str:
 
 Width = Annotated[int, Meta(ge=1, le=65_536)]
 Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class Branch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Filters over the last rows of a window that belong together; a score weighs each branch as a whole."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=32)]
+    taps: Annotated[list[Annotated[list[float], Meta(min_length=1)]], Meta(min_length=1, max_length=64)]  # newest first
+    soft: bool = False  # filter sign(u) log(1 + |u|) of the channels in place of u
 
 
 class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py.
+    """How a window (T, C) becomes a vector of D features; computed by edge/scoring/windows.py and temporal.py.
 
     `lag`: all T rows, newest first, D = T * C. `drone`: D = 11: four motor ratios - 1, log thrust command,
     log standard deviations and means of three accelerations; windows with a motor at rest are left out. Each of `bands`
     adds three more.
+    `temporal`: channels are normalised by the device's own center and scale and clipped, then each branch's filters run over
+    each channel, D = filters * C; a window that begins before its flight does has the flight's first row there. Channels
+    that wander on a device (its calibration says which) are taken from their own slow average, before they are clipped.
     """
 
-    kind: Literal["lag", "drone"]
+    kind: Literal["lag", "drone", "temporal"]
     airborne_above: float = 0.0  # drone: mean motor command that counts as flying, in the log's own unit
     settle_s: float = 0.0  # drone: seconds after take-off that are left out
     bands: list[Band] = []  # drone: frequencies of the accelerations
+    branches: list[Branch] = []  # temporal
+    channel_clip: Positive = 8.0  # temporal: bound of a normalised channel
+    trend_rows: Annotated[int, Meta(ge=0, le=65_536)] = 0  # temporal: the slow average has weight 1 / this; 0: none
+    own_scale: bool = False  # temporal, project: devices scale features by their own spread, not by the group's
 
 
 class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,8 +83,18 @@ class Inputs(Struct, frozen=True, forbid_unknown_fields=True):
     hop: Width  # samples between two windows
     features: Features
 
+    @property
+    def padded(self) -> bool:
+        """Whether windows reach back before their flight's first row, which stands there in place of what was not."""
+        return self.features.kind == "temporal"
 
-class Defaults(Struct, frozen=True, forbid_unknown_fields=True):
+    @property
+    def record_rows(self) -> int:
+        """Rows of a window that the ring keeps: all, or the newest ones where the windows before hold the others."""
+        return self.hop if self.padded else self.window
+
+
+class Defaults(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Group defaults; a device's calibration replaces them. z = clip((phi - center) / scale, -clip, clip)."""
 
     center: list[float]  # D
@@ -77,12 +103,17 @@ class Defaults(Struct, frozen=True, forbid_unknown_fields=True):
     spread: list[Positive]  # D: usual size of a feature's smoothed |z| (project) or |residual| (reconstruct)
     thresholds: dict[str, Positive]  # per runtime
     reference: dict[str, list[list[int]]]  # per runtime: sketch of scores of normal windows
+    channel_center: list[float] = []  # temporal: C
+    channel_scale: list[Positive] = []  # temporal: C
+    wandering: list[bool] = []  # temporal: C
+    weights: list[NotNegative] = []  # project: K, of each output's square in the score; none: 1 / K each
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
     """Shape and meaning of the network.
 
-    `project`: y = f(z), score = mean y^2. `reconstruct`: z' = f(z), score = mean (z - z')^2; K = D.
+    `project`: y = f(z), score = sum of weights * y^2, the mean without weights. `reconstruct`: z' = f(z), score = mean
+    (z - z')^2; K = D.
     """
 
     kind: Literal["project", "reconstruct"]
@@ -90,7 +121,19 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Width  # K
 
 
-class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
+class Outputs(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a device weighs a projecting model's outputs by its own normal windows; edge/scoring/weights.py."""
+
+    branch: list[int]  # K: number of the branch that an output belongs to
+    variance: list[Positive]  # K: variance of the features that one unit of y^2 stands for
+    keep: Annotated[float, Meta(gt=0, lt=1)]  # share of a branch's variance that counts as normal variation
+    within: NotNegative  # weight of that, standardised
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = (
+        0.0  # share of normal windows, the highest scores, that is not believed
+    )
+
+
+class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """From a window's score to an alarm."""
 
     smoothing: Annotated[float, Meta(gt=0, le=1)]  # weight of the newest window in the EWMA; 1: none
@@ -101,6 +144,8 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True):
     commission_windows: Width  # normal windows a device needs before it calibrates
     attribution: Literal["channel", "rotor"]  # rotor: the motor whose ratio rose most names the cause
     channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
+    outputs: Outputs | None = None  # project: devices weigh outputs themselves
+    log: bool = False  # smooth log(1 + score) in place of the score
 
 
 class Golden(Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,12 +188,30 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             "scoring.channel_of_feature": self.scoring.channel_of_feature,
         }
         wrong = [f"{name}: {d} values expected, {len(row)} found" for name, row in rows.items() if len(row) != d]
+        wrong += [
+            f"{name}: {count} values expected, {len(row)} found"
+            for name, count, row in own_rows(self, self.defaults)
+            if len(row) != count
+        ]
         if self.model.kind == "reconstruct" and self.model.outputs != d:
             wrong.append(f"model.outputs: {d} expected, {self.model.outputs} found")
         least = -1 if self.inputs.features.kind == "drone" else 0
+        wrong += _wrong_branches(self.inputs)
+        if self.scoring.outputs is not None:
+            told = self.scoring.outputs
+            sizes = {"branch": len(told.branch), "variance": len(told.variance)}
+            wrong += [
+                f"scoring.outputs.{name}: {self.model.outputs} values expected, {size} found"
+                for name, size in sizes.items()
+                if size != self.model.outputs
+            ]
         if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
-        expected = {"lag": self.inputs.window * len(self.inputs.channels), "drone": 11}[self.inputs.features.kind]
+        filters = sum(len(branch.taps) for branch in self.inputs.features.branches)
+        channels = len(self.inputs.channels)
+        expected = {"lag": self.inputs.window * channels, "drone": 11, "temporal": filters * channels}[
+            self.inputs.features.kind
+        ]
         bands = self.inputs.features.bands
         expected += BAND_FEATURES * len(bands)
         if bands and self.inputs.features.kind != "drone":
@@ -160,7 +223,22 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("; ".join(wrong))
 
 
-class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
+def _wrong_branches(inputs: Inputs) -> list[str]:
+    """What is wrong with the filters."""
+    branches, window = inputs.features.branches, inputs.window
+    if bool(branches) != (inputs.features.kind == "temporal"):
+        return [f"inputs.features.branches: {'some' if inputs.padded else 'none'} expected, {len(branches)} found"]
+    wrong = [
+        f"inputs.features.branches: {branch.name}: filters of at most {window} weights expected, {max(map(len, branch.taps))} found"
+        for branch in branches
+        if max(map(len, branch.taps)) > window
+    ]
+    if inputs.padded and inputs.hop > window:
+        wrong.append(f"inputs.hop: at most the window's {window} samples expected, {inputs.hop} found")
+    return wrong
+
+
+class Calibration(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a device adds to a bundle from its own ring; never leaves it. One JSON file per bundle digest."""
 
     format: Literal["covey-calibration/1"]
@@ -174,6 +252,22 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: dict[str, Positive]  # per runtime
     reference: dict[str, list[list[int]]]  # per runtime: sketch
     still: list[Annotated[float, Meta(ge=0, le=1)]] = []  # C: share of normal windows in which a channel stands still
+    channel_center: list[float] = []  # temporal: C
+    channel_scale: list[Positive] = []  # temporal: C
+    wandering: list[bool] = []  # temporal: C, channels taken from their slow average; none: no channel
+    weights: list[NotNegative] = []  # project: K
+
+
+def own_rows(manifest: Manifest, base: Defaults | Calibration) -> list[tuple[str, int, list[float] | list[bool]]]:
+    """(name, values expected, values) of the rows that only some kinds of features and models have."""
+    channels = len(manifest.inputs.channels) if manifest.inputs.padded else 0
+    outputs = manifest.model.outputs if base.weights else 0
+    return [
+        ("channel_center", channels, base.channel_center),
+        ("channel_scale", channels, base.channel_scale),
+        ("wandering", channels if base.wandering else 0, base.wandering),
+        ("weights", outputs if manifest.model.kind == "project" else 0, base.weights),
+    ]
 
 
 @dataclass(frozen=True)
@@ -287,8 +381,10 @@ def read_calibration(folder: Path, manifest: Manifest, digest: str) -> Calibrati
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: a calibration expected: {error}") from error
     d = manifest.model.inputs
-    if calibration.bundle != digest or any(
-        len(r) != d for r in (calibration.center, calibration.scale, calibration.spread)
+    if (
+        calibration.bundle != digest
+        or any(len(r) != d for r in (calibration.center, calibration.scale, calibration.spread))
+        or any(len(row) != count for _, count, row in own_rows(manifest, calibration))
     ):
         raise BundleError(f"{path}: a calibration of bundle {digest[:12]} with {d} features expected")
     return calibration

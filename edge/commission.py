@@ -51,7 +51,7 @@ class Ring:
             log.warning("%s: windows of other inputs than the model's: a new ring begins", path)
             path.unlink()
         if not path.exists():
-            create_ring(path, RingInfo(tuple(inputs.channels), inputs.rate_hz, inputs.window, capacity))
+            create_ring(path, RingInfo(tuple(inputs.channels), inputs.rate_hz, inputs.record_rows, capacity))
         self._inputs = inputs
         self._writer = RingWriter(path)
         self._flight: int | None = None
@@ -110,8 +110,10 @@ class Ring:
             windows = cut(read_recording(name, self._inputs.channels), self._inputs)
             before: int | None = None
             index = 0
+            older = self._inputs.window - self._inputs.record_rows  # rows that the windows before hold
+            first_s = windows.start_s + older / self._inputs.rate_hz
             for samples, start_s, flight in zip(
-                windows.samples, windows.start_s.tolist(), windows.flight.tolist(), strict=True
+                windows.samples[:, older:], first_s.tolist(), windows.flight.tolist(), strict=True
             ):
                 if flight != before:
                     before, index = flight, 0
@@ -153,7 +155,7 @@ def fits(path: Path, inputs: Inputs) -> bool:
     """
     with RingReader(path) as ring:
         info = ring.info
-    same = list(info.channels) == inputs.channels and info.window == inputs.window
+    same = list(info.channels) == inputs.channels and info.window == inputs.record_rows
     return same and abs(info.rate_hz - inputs.rate_hz) <= 0.05 * inputs.rate_hz
 
 

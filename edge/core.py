@@ -24,7 +24,7 @@ from edge.alarmed import AlarmedWindows
 from edge.alarms import Alarms, Raised, Window, window_bytes
 from edge.scoring.detector import Detector
 from edge.scoring.scorer import Scorer
-from edge.scoring.sensors import SensorWatch, Stuck
+from edge.scoring.sensors import SensorWatch, Stuck, sensed_rows
 from edge.scoring.summary import SummaryBuilder, wire_score
 from edge.scoring.windows import Cutter
 
@@ -154,7 +154,8 @@ class AgentCore:
         inputs, scoring = model.manifest.inputs, model.manifest.scoring
         self._length_s = inputs.window / inputs.rate_hz
         usual = [] if model.calibration is None else model.calibration.still
-        self._sensors = SensorWatch(usual, inputs.window, inputs.hop, scoring.end_windows)
+        self._recent = sensed_rows(inputs)
+        self._sensors = SensorWatch(usual, self._recent, inputs.hop, scoring.end_windows)
         names = [inputs.channels[c] if c >= 0 else "" for c in scoring.channel_of_feature]
         self.summary = SummaryBuilder(model.reference, names)
 
@@ -329,9 +330,12 @@ class AgentCore:
         """A normal window may go to the ring; one of an alarm waits for an operator's word; of a dead sensor, none."""
         if normal:
             self._alarmed.calm()
-        if standing or np.count_nonzero(np.isfinite(samples)) != samples.size:
+        newest = samples[-self.model.manifest.inputs.record_rows :]
+        if standing or np.count_nonzero(np.isfinite(newest)) != newest.size:
             return
-        kept = Kept(window_bytes(samples), start_s, self._index, self._flight)
+        inputs = self.model.manifest.inputs
+        older = inputs.window - inputs.record_rows  # rows that the windows before hold
+        kept = Kept(window_bytes(samples[older:]), start_s + older / inputs.rate_hz, self._index, self._flight)
         if normal:
             output.kept.append(kept)
         else:
@@ -358,7 +362,7 @@ class AgentCore:
 
     def _stuck(self, windows: Windows, output: Output) -> set[int]:
         """Tell what stands still or moves again; returns the windows in which a channel stood still for too long."""
-        for told in self._sensors.push(windows.samples, windows.flight):
+        for told in self._sensors.push(windows.samples[:, -self._recent :], windows.flight):
             start_s = float(windows.start_s[told.window])
             samples = windows.samples[told.window]
             ref = wire.WindowRef(start_s, start_s + self._length_s, sha256(window_bytes(samples)))

@@ -51,7 +51,7 @@ class Rejected:
         self._folder = folder
         self._max_bytes = max_bytes
         self._budget = budget
-        self._about = {"channels": list(inputs.channels), "rate_hz": inputs.rate_hz, "window": inputs.window}
+        self._about = {"channels": list(inputs.channels), "rate_hz": inputs.rate_hz, "window": inputs.record_rows}
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in folder.glob(".*"):  # write_whole's, of a process that was killed

@@ -44,6 +44,8 @@ class Round(Struct, frozen=True, forbid_unknown_fields=True):
     bytes_down: int  # model traffic of all devices
     bytes_up: int
     seconds: float
+    epsilon: float | None = None  # of a private run, spent up to and with this round
+    stale: dict[str, int] = {}  # fedbuff: device -> rounds that ended while it learned, where any did
 
 
 class Checkpoints:

@@ -32,23 +32,47 @@ def train(
     ] = None,
     ring: Annotated[list[str] | None, typer.Option("--ring", help="DEVICE=PATH of an agent's ring. Repeat.")] = None,
     stack: Annotated[Path | None, typer.Option("--stack", help="Folder of a stack: agents/*/ring.bin.")] = None,
-    family: Annotated[str, typer.Option("--family", help="pca or dense-ae.")] = "pca",
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="TOML file of a plan: every key of it; options go before it.")
+    ] = None,
+    family: Annotated[str | None, typer.Option("--family", help="pca (default) or dense-ae.")] = None,
     engine: Annotated[
         str | None,
         typer.Option("--engine", help="simulation (files or rings, this process) or local (rings, a process each)."),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="pca needs one.")] = 1,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="1; pca needs no more.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy", help="trimmed, fedavg, fedprox, fedadam, krum, multikrum, bulyan, fedbuff; pca: sum."
+        ),
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", help="Share of the devices asked in a round; 1.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option("--clip", help="median (default), none, or a norm.")] = None,
+    compress: Annotated[
+        str | None, typer.Option("--compress", help="none, float16 (default), int8 or topk, both ways.")
+    ] = None,
+    masked: Annotated[bool | None, typer.Option("--masked/--plain", help="pca: the server sees the sum alone.")] = None,
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Private: stop before it is exceeded.")] = None,
+    noise: Annotated[float | None, typer.Option("--noise", help="Private: of the sum, in norms.")] = None,
+    norm: Annotated[float | None, typer.Option("--norm", help="Private: norm of one device's update.")] = None,
     initial: Annotated[
         Path | None, typer.Option("--initial", help="Bundle to start from; also the one to be no worse than.")
     ] = None,
     group: Annotated[str | None, typer.Option("--group", help="Group of devices; the initial bundle's.")] = None,
-    features: Annotated[str, typer.Option("--features", help="auto, drone or lag.")] = "auto",
+    features: Annotated[str | None, typer.Option("--features", help="auto (default), drone, lag or temporal.")] = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Samples a window.")] = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Channels, separated by commas.")] = None,
     rows: Annotated[str | None, typer.Option("--rows", help="A:B of every file.")] = None,
-    min_clients: Annotated[int, typer.Option("--min-clients", min=1, help="Devices that must answer.")] = 2,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0.1, help="Of every message round.")] = 120.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    min_clients: Annotated[
+        int | None, typer.Option("--min-clients", min=1, help="Devices that must answer; 2.")
+    ] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout-s", min=0.1, help="Of every message round; 120.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Folder for the rounds.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -62,7 +86,9 @@ def train(
     if data and (ring or stack):
         raise UsageError("devices: files or rings expected, both came")
     devices = devices_of_files(data) if data else devices_of_rings(ring or [], stack)
+    private = {name: value for name, value in (("epsilon", epsilon), ("noise", noise), ("clip", norm)) if value}
     plan = plan_of(
+        plan_file,
         family=family,
         group=group or (group_of(initial) if initial is not None else None),
         features=features,
@@ -73,9 +99,17 @@ def train(
         min_clients=min_clients,
         timeout_s=timeout_s,
         seed=seed,
+        strategy=strategy,
+        fraction=fraction,
+        clip=number_or_word(clip),
+        compress=compress,
+        masked=masked,
+        privacy=private or None,
     )
     chosen = engine or ("simulation" if data else "local")
-    typer.echo(f"{family}: {len(devices)} devices, {rounds} rounds, engine {chosen}", err=True)
+    typer.echo(
+        f"{plan.family}: {len(devices)} devices, {plan.rounds} rounds, strategy {plan.rule}, engine {chosen}", err=True
+    )
     report = run(
         plan,
         devices,
@@ -118,21 +152,37 @@ def show(
 app.command(epilog=evaluate_cli.EPILOG)(evaluate_cli.evaluate)
 
 
-def plan_of(**options: Any) -> Any:
-    """A plan from options; None is the plan's own default.
+def plan_of(file: Path | None = None, **options: Any) -> Any:
+    """A plan from a file and options, which go before it, key by key also in tables; None is not said.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: of options alone: something is unknown, out of range, or does not go together.
+        ConfigError: the same of a file.
     """
-    import msgspec
+    from covey.errors import ConfigError
+    from federated.plans import make_plan, read_plan
 
-    from federated.config import Plan
-
+    told = read_plan(file) if file is not None else {}
+    for name, value in options.items():
+        if isinstance(value, dict) and isinstance(told.get(name), dict):
+            told[name] = {**told[name], **value}
+        elif value is not None:
+            told[name] = value
+    told.setdefault("family", "pca")
     try:
-        return msgspec.convert({name: value for name, value in options.items() if value is not None}, Plan)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        raise UsageError(f"{text[:1].lower()}{text[1:]}") from error
+        return make_plan(told, str(file) if file is not None else "options")
+    except ConfigError as error:
+        if file is not None:
+            raise
+        raise UsageError(str(error)) from error
+
+
+def number_or_word(text: str | None) -> str | float | None:
+    """An option that is a norm or a word."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return text
 
 
 def group_of(initial: Path) -> str:

@@ -15,6 +15,7 @@ from covey.bands import Band, wrong_bands
 from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
+from federated.branches import branch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,13 @@ AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
+BRANCHES = ("lag6",)
+TREND_REACH = 2.5  # of the window in `trend_rows`: 8 % of the average's weight lies on its oldest row
+
+AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
+RULES = {"pca": ("sum",), "dense-ae": AVERAGES}  # family -> its rules, the default first
+Strategy = Literal["auto", "sum", "trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff"]
+Compress = Literal["none", "float16", "int8", "topk"]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -43,6 +51,18 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
+    within: Annotated[float, Meta(ge=0)] = 0.1  # temporal: weight of what counts as normal variation, standardised
+    distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
+        0.03  # temporal: share of a device's own windows that it disbelieves
+    )
+
+
+class TemporalOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of `temporal` features."""
+
+    clip: Positive = 4.0  # of a normalised channel
+    trend_rows: Annotated[int, Meta(ge=0, le=20_000)] = 200  # wandering channels: rows of their slow average; 0: none
+    own_scale: bool = True  # pca: devices scale features by their own spread
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +72,32 @@ class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Count = 10  # a round
     learning_rate: Positive = 2e-3
     batch: Count = 16  # windows; a commissioned drone has some forty
-    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of clients cut from each end, from three clients on
-    proximal: Annotated[float, Meta(ge=0)] = 0.0
+    trim: Annotated[float, Meta(ge=0, lt=0.5)] = 0.2  # share of updates cut from each end, from three updates on
+    proximal: Annotated[float, Meta(ge=0)] = 0.0  # mu of FedProx
+
+
+class ServerOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of the rules that merge updates."""
+
+    hostile: Annotated[int, Meta(ge=0, le=100_000)] | None = (
+        None  # krum, multikrum, bulyan: to bear; a fifth of those asked
+    )
+    rate: Positive | None = None  # fedadam: eta, 0.02; fedbuff: server learning rate, 1
+    beta_1: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # fedadam
+    beta_2: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+    buffer: Count = 4  # fedbuff: updates a round
+    busy: Count | None = None  # fedbuff: devices that learn at the same time; all
+
+
+class PrivacyOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """Differential privacy of the weights, per device (add or remove one); see federated/privacy.py for what it leaves out."""
+
+    noise: Positive = 1.0  # standard deviation of the noise on the sum, in `clip`
+    clip: Positive = 1.0  # norm of one device's update
+    epsilon: Positive = 8.0  # budget: no round is begun that would exceed it
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    side: Literal["server", "client"] = "server"  # who clips
 
 
 class Gates(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +113,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
 
     family: Literal["pca", "dense-ae"]
     group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
-    features: Literal["auto", "drone", "lag"] = "auto"
+    features: Literal["auto", "drone", "lag", "temporal"] = "auto"
+    branches: list[str] | None = None  # temporal: names of federated/branches.py
     window: Count | None = None  # samples
     hop: Count | None = None  # samples
     columns: list[str] | None = None
@@ -80,12 +125,26 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Positive = 120.0  # a message round
     seed: int = 0
     strict: bool = False  # one failing device fails the run
+    strategy: Strategy = "auto"
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of the devices, asked in a round and in an evaluation
+    clip: Literal["median", "none"] | Positive = "median"  # norm to which longer updates are shortened before any rule
+    compress: Compress = "float16"  # of autoencoder updates up and weights down
+    keep: Annotated[float, Meta(gt=0, le=1)] = 0.1  # topk: share of the weights that travels
+    masked: bool = False  # pca: the server sees the sum alone
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
     factor: Positive = 4 / 3
     commission_windows: Count | None = None
+    temporal: TemporalOptions = TemporalOptions()
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     gates: Gates = Gates()
+    server: ServerOptions = ServerOptions()
+    privacy: PrivacyOptions | None = None
+
+    @property
+    def rule(self) -> str:
+        """The strategy, named."""
+        return RULES[self.family][0] if self.strategy == "auto" else self.strategy
 
 
 def read_struct(kind: type[S], text: str, what: str) -> S:
@@ -134,7 +193,7 @@ def choose_inputs(
             raise DataError(f"{device}: {rate_hz:g} samples/s expected as of {offers[0][0]}, {rate:g} found")
     rate_hz = round(rate_hz, 3)
     windows = {length for _, _, _, length in offers if length}
-    if len(windows) > 1 or (windows and plan.window not in {None, *windows}):
+    if len(windows) > 1 or (windows and kind != "temporal" and plan.window not in {None, *windows}):
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
     if kind == "drone":
         window = fixed or plan.window or max(4, round(rate_hz))
@@ -143,12 +202,40 @@ def choose_inputs(
         return Inputs(wanted, rate_hz, window, plan.hop or max(1, window // 4), _drone_features(plan))
     if plan.bands:
         raise DataError(f"inputs: no bands expected for features {kind}, {len(plan.bands)} came")
+    if kind == "temporal":
+        return _temporal(plan, wanted, rate_hz, fixed)
     window = fixed or plan.window or 10
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 
+def settled(plan: Plan, inputs: Inputs) -> Plan:
+    """The plan with the features that were chosen, so that families need no `auto`."""
+    kind = inputs.features.kind
+    names = [one.name for one in inputs.features.branches] or None
+    return msgspec.structs.replace(plan, features=kind, branches=names if kind == "temporal" else plan.branches)
+
+
+def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) -> Inputs:
+    """Padded windows as long as the longest filter; `recorded`: rows that a ring's records hold, 0 for files."""
+    branches = [branch(name) for name in plan.branches or BRANCHES]
+    longest = max(len(taps) for one in branches for taps in one.taps)
+    hop = recorded or plan.hop or 1
+    if plan.hop not in {None, hop}:
+        raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
+    options = plan.temporal
+    back = max(plan.window or 1, longest, hop, round(TREND_REACH * options.trend_rows))
+    told = Features(
+        "temporal",
+        branches=branches,
+        channel_clip=options.clip,
+        trend_rows=options.trend_rows,
+        own_scale=options.own_scale and plan.family == "pca",
+    )
+    return Inputs(channels, rate_hz, back, hop, told)
+
+
 def _drone_features(plan: Plan) -> Features:
-    return Features("drone", AIRBORNE_ABOVE, SETTLE_S, plan.bands)
+    return Features("drone", AIRBORNE_ABOVE, SETTLE_S, bands=plan.bands)
 
 
 def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) -> Scoring:
@@ -164,6 +251,7 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
+        log=inputs.padded and plan.family == "pca",
     )
 
 
@@ -171,6 +259,7 @@ def draft_manifest(
     plan: Plan, inputs: Inputs, scoring: Scoring, model: Model, *, center: list[float], scale: list[float]
 ) -> Manifest:
     """A manifest whose thresholds, references and spread are still unknown: a device calibrates before it scores."""
+    own = len(inputs.channels) if inputs.padded else 0
     return Manifest(
         format="covey-bundle/1",
         family=plan.family,
@@ -185,6 +274,8 @@ def draft_manifest(
             spread=[1e-6] * model.inputs,  # below any real one, so that it floors nothing
             thresholds=dict.fromkeys(RUNTIMES, 1.0),
             reference={name: Sketch().to_wire() for name in RUNTIMES},
+            channel_center=[0.0] * own,
+            channel_scale=[1e-3] * own,
         ),
         model=model,
         scoring=scoring,

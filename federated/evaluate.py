@@ -10,6 +10,7 @@ The candidate was fitted on all of them: held out is what the thresholds rest on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +21,7 @@ from covey.sketch import MAX_BINS, Sketch
 from edge.scoring.calibration import calibrate
 from edge.scoring.runtimes import available, open_runtime
 from edge.scoring.scorer import Scorer, normalise, raw_scores
+from edge.scoring.temporal import Channels
 from edge.scoring.windows import Windows, features
 from federated.compile.graph import forward
 from federated.gate import Arrays, Shape
@@ -52,7 +54,11 @@ class FloatNetwork:
 
 
 def take(windows: Windows, rows: NDArray[np.bool_]) -> Windows:
-    """Some of the windows, in order."""
+    """Some of the windows, in order; consecutive ones are not copied: padded windows are views of their rows."""
+    here = np.flatnonzero(rows)
+    if len(here) and here[-1] - here[0] + 1 == len(here):
+        part = slice(int(here[0]), int(here[-1]) + 1)
+        return Windows(windows.samples[part], windows.end_row[part], windows.flight[part], windows.start_s[part])
     return Windows(windows.samples[rows], windows.end_row[rows], windows.flight[rows], windows.start_s[rows])
 
 
@@ -72,6 +78,15 @@ def held_out(flight: NDArray[np.int64]) -> NDArray[np.bool_]:
     return late
 
 
+@lru_cache(maxsize=6)
+def opened(name: str, model: bytes) -> Network:
+    """`open_runtime`, once a process: opening takes milliseconds, and one process may judge for thousands of devices.
+
+    Six are kept: candidate and current release in three runtimes. Not for several threads.
+    """
+    return open_runtime(name, model)
+
+
 def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Windows) -> Arrays:
     """What a device tells about a candidate.
 
@@ -89,7 +104,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
         raise DataError(
             "evaluation: a runtime expected (onnxruntime, ai-edge-litert or tflite-runtime), none installed"
         )
-    networks: dict[str, Network] = {name: open_runtime(name, candidate.model(name)) for name in runtimes}
+    networks: dict[str, Network] = {name: opened(name, candidate.model(name)) for name in runtimes}
     networks[FLOAT] = FloatNetwork(graph)
     scores, limits = _scores(candidate, networks, early, rest)
     before: dict[str, float] = {}
@@ -98,7 +113,7 @@ def judge(candidate: Bundle, graph: Graph, current: Bundle | None, windows: Wind
         olds: dict[str, Network] = {}
         for name in runtimes:
             try:
-                olds[name] = open_runtime(name, current.model(name))
+                olds[name] = opened(name, current.model(name))
             except CoveyError:
                 continue
         was, bounds = _scores(current, olds, early, rest) if olds else ({}, {})
@@ -139,7 +154,8 @@ def judged_shapes(answer: Mapping[str, NDArray[np.generic]], d: int) -> dict[str
 def _unexplained(candidate: Bundle, network: Network, windows: Windows, own: Calibration) -> float:
     """Mean squared residual of the float graph over that of answering zero: 1 and above is a model that learned nothing."""
     manifest = candidate.manifest
-    phi = features(windows.samples, manifest.inputs)
+    channels = Channels.of(own) if manifest.inputs.padded else None
+    phi = features(windows.samples, manifest.inputs, channels)
     z = normalise(phi, np.asarray(own.center), np.asarray(own.scale), manifest.defaults.clip)
     return float(raw_scores("reconstruct", z, network.run(z)).mean() / max(float(np.square(z).mean()), 1e-12))
 

@@ -1,6 +1,6 @@
-"""What a device's update must be before it is aggregated, and robust means of many; pure NumPy.
+"""What a device's update must be before it is aggregated; pure NumPy.
 
-The order is fixed: finite and shape, then norm, then clip to the median norm, then the mean. One hostile update must not
+The order is fixed: finite and shape, then norm, then clip, then the rule (federated/rules.py). One hostile update must not
 be able to move a model far, and one that is not finite must not be able to move it at all. This file knows no family and
 no transport; what a family asks beyond it (a covariance that is one) is checked there.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 MAX_NORM_RATIO = 20.0  # of the median norm: honest devices of our sets stay within 4
+MAX_WEIGHT_RATIO = 4.0  # of the median number of windows
 MAX_WINDOWS = 1_000_000  # more than any ring holds: a larger count is a lie that would outweigh a fleet
 
 
@@ -71,50 +72,30 @@ def norm_faults(norms: Sequence[float], ratio: float = MAX_NORM_RATIO) -> list[s
     return [None if norm <= bound else f"norm of at most {bound:.4g} expected, {norm:.4g} came" for norm in norms]
 
 
-def clip_to_median(updates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shorten every update (K, P) that is longer than the median one to that length."""
-    norms = np.linalg.norm(updates, axis=1)  # (K,)
-    bound = float(np.median(norms))
-    factors = np.where(norms > bound, bound / np.maximum(norms, 1e-300), 1.0)
-    shortened: NDArray[np.float64] = updates * factors[:, None]
-    return shortened
-
-
-def trimmed_mean(updates: NDArray[np.float64], weights: NDArray[np.float64], trim: float) -> NDArray[np.float64]:
-    """Weighted mean of each coordinate after cutting its extremes.
-
-    Args:
-        updates: (K, P), one row per client.
-        weights: (K,) windows each client trained on; all > 0.
-        trim: fraction cut from each end, in [0, 0.5); at least one client when it is not 0.
+def require_finite(state: Mapping[str, NDArray[Any]]) -> None:
+    """The last look at what was merged, before it is kept.
 
     Raises:
-        AggregationError: fewer than three clients, or none remains after trimming.
-
-    Source: Yin et al., ICML 2018, coordinate-wise trimmed mean.
+        AggregationError: a number that is not finite.
     """
-    count = len(updates)
-    if count < 3:
-        raise AggregationError(f"trimmed mean: at least 3 clients expected, {count} came")
-    cut = max(1, int(trim * count)) if trim else 0
-    if 2 * cut >= count:
-        raise AggregationError(f"trimmed mean: {2 * cut} of {count} clients would be cut")
-    order = np.argsort(updates, axis=0, kind="stable")[cut : count - cut]  # (K - 2 cut, P)
-    kept = np.take_along_axis(updates, order, axis=0)
-    shares = weights[order]
-    mean: NDArray[np.float64] = (kept * shares).sum(axis=0) / shares.sum(axis=0)
-    return mean
+    for name, values in state.items():
+        if not np.isfinite(values).all():
+            raise AggregationError(f"merged {name}: finite numbers expected, others came")
 
 
-def robust_mean(updates: NDArray[np.float64], weights: NDArray[np.float64], trim: float) -> NDArray[np.float64]:
-    """Clip to the median norm, then the trimmed mean; with one or two clients the plain weighted mean.
+def length(step: Arrays) -> float:
+    """Euclidean norm of all values of an update."""
+    return float(np.sqrt(sum(float(np.square(values, dtype=np.float64).sum()) for values in step.values())))
 
-    Raises:
-        AggregationError: no client.
-    """
-    if not len(updates):
-        raise AggregationError("mean: at least one client expected, none came")
-    if len(updates) < 3:
-        plain: NDArray[np.float64] = (updates * weights[:, None]).sum(axis=0) / weights.sum()
-        return plain
-    return trimmed_mean(clip_to_median(updates), weights, trim)
+
+def shortened(step: Arrays, norm: float, bound: float) -> Arrays:
+    """An update of that norm, cut to the bound."""
+    if norm <= bound:
+        return step
+    return {name: values * (bound / norm) for name, values in step.items()}
+
+
+def bounded_weights(windows: Sequence[int], ratio: float = MAX_WEIGHT_RATIO) -> list[float]:
+    """Weights of updates by the windows behind them, at most `ratio` times the median: a number of windows can be a lie."""
+    bound = ratio * max(float(np.median(windows)), 1.0)
+    return [min(max(float(count), 1.0), bound) for count in windows]

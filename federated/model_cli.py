@@ -22,7 +22,7 @@ def fit(
     rows: Annotated[str | None, typer.Option("--rows", help="A:B: rows of every file to learn from.")] = None,
     columns: Annotated[str | None, typer.Option("--columns", help="Channels, separated by commas.")] = None,
     family: Annotated[str, typer.Option("--family", help="pca or dense-ae.")] = "pca",
-    features: Annotated[str, typer.Option("--features", help="auto, drone or lag.")] = "auto",
+    features: Annotated[str, typer.Option("--features", help="auto, drone, lag or temporal.")] = "auto",
     window: Annotated[int | None, typer.Option("--window", min=1, help="Samples a window.")] = None,
     group: Annotated[str, typer.Option("--group", help="Group of devices the model is for.")] = "default",
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="1 for pca, 10 for dense-ae.")] = None,

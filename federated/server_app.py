@@ -7,6 +7,7 @@ bundle, whole. It never sees a window. A run that fails leaves its checkpoints a
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,22 @@ import numpy as np
 from flwr.serverapp import Grid, ServerApp
 
 from covey.bundle import MAX_BUNDLE_BYTES, STATE, Bundle, Inputs, pack, read_bundle, sha256
-from covey.errors import BundleError, UsageError
+from covey.errors import BundleError
 from covey.runtime import write_whole
+from edge.scoring.weights import output_weights
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
-from federated.checkpoint import Checkpoints, Round, identity_of
-from federated.client_app import arrays_of_graph, draft_of
+from federated.checkpoint import Checkpoints, identity_of
+from federated.client_app import arrays_of_graph
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
-from federated.config import Job, Plan, choose_inputs, read_struct, write_struct
+from federated.config import Job, Plan, choose_inputs, read_struct, settled, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
-from federated.families import family_of, pack_state, unpack_state
+from federated.families import family_for, pack_state, unpack_state
+from federated.own import draft_of
 from federated.records import as_array
-from federated.strategy import Answers, Crew, merge, update_fault
+from federated.rounds import Course, Traffic, play
+from federated.strategy import Answers, Crew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
     from covey.bundle import Manifest
     from federated.compile.graph import Graph
+    from federated.families import Family
     from federated.gate import Arrays
 
 app = ServerApp()
@@ -55,6 +60,8 @@ class Report(msgspec.Struct, frozen=True):
     out: str
     digest: str
     seconds: float
+    epsilon: float | None = None  # of a private run
+    ended: str = ""  # why before its last round
 
 
 @app.main()
@@ -80,40 +87,25 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     plan = job.plan
     initial = read_bundle(Path(job.initial)) if job.initial is not None else None
     crew = Crew(grid, plan, name_of)
-    traffic = _Traffic(grid)
+    traffic = Traffic(grid)
     failed: dict[str, str] = {}
     inputs = _inputs(crew, initial, failed)
-    family = family_of(plan.family)
+    plan = settled(plan, inputs)
+    crew = replace(crew, plan=plan)
+    family = family_for(plan)
     d = draft_of(plan, inputs, 1).model.inputs
     base = family.begin(plan, d) if initial is None else _state(initial, family.begin(plan, d))
     checkpoints = Checkpoints(Path(job.checkpoint))
     identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
     state, rounds = checkpoints.begin(identity, resume=job.resume)
     asked = {"plan": write_struct(plan), "inputs": write_struct(inputs)}
-    for number in range(len(rounds) + 1, plan.rounds + 1):
-        before = base if family.one_shot or state is None else state
-        traffic.mark()
-        answers = crew.ask(
-            f"round {number}",
-            "train",
-            family.down(before),
-            {**asked, "round": number},
-            lambda update: update_fault(family, plan, d, update),
-        )
-        state = merge(family, plan, before, answers)
-        down, up = traffic.since()
-        _note(failed, answers)
-        windows = sum(int(update["windows"][0]) for update in answers.arrays.values())
-        record = Round(
-            number, len(answers.arrays), answers.refused, answers.missing, windows, down, up, round(answers.seconds, 3)
-        )
-        checkpoints.save(state, record)
-        rounds.append(record)
-    if state is None:
-        raise UsageError(f"{job.checkpoint}: at least one round expected, none was run")
+    course = Course(crew, family, plan, d, base, asked, checkpoints, traffic, state, rounds, failed)
+    course.channels = len(inputs.channels) if inputs.padded else 0
+    play(course)
+    state = exported(course, d)
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
-    manifest = _manifest(plan, inputs, graph, state)
-    ranges = _observe(crew, asked, graph, failed)
+    manifest = _manifest(plan, inputs, graph, state, family)
+    ranges = _observe(crew, asked, graph, manifest, failed)
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
     evidence = {
@@ -151,29 +143,24 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
         out=job.out,
         digest=sha256(content),
         seconds=round(time.monotonic() - began, 3),
+        epsilon=rounds[-1].epsilon,
+        ended=course.ended,
     )
 
 
-class _Traffic:
-    """Serialised bytes of all messages, where the engine counts them."""
+def exported(course: Course, d: int) -> Arrays:
+    """The state as a bundle carries it: what the family and the group's defaults are made of, no rule's memory.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self._marked = (0, 0)
-
-    @property
-    def down(self) -> int:
-        return int(getattr(self._grid, "bytes_down", 0))
-
-    @property
-    def up(self) -> int:
-        return int(getattr(self._grid, "bytes_up", 0))
-
-    def mark(self) -> None:
-        self._marked = (self.down, self.up)
-
-    def since(self) -> tuple[int, int]:
-        return self.down - self._marked[0], self.up - self._marked[1]
+    Autoencoders whose weights travel rounded are rounded here, so that the graph that is evaluated is the one that is sent.
+    """
+    state = course.state or {}
+    names = course.family.begin(course.plan, d).keys() | {"center", "scale"}
+    kept = {name: values for name, values in state.items() if name in names}
+    if course.plan.rule == "sum" or course.plan.compress == "none":
+        return kept
+    rounded = {name: values.astype(np.float16).astype(np.float32) for name, values in course.family.down(kept).items()}
+    gate.require_finite(rounded)
+    return {**kept, **rounded}
 
 
 def _note(failed: dict[str, str], answers: Answers) -> None:
@@ -218,15 +205,29 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
     return state
 
 
-def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays) -> Manifest:
+def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: Family) -> Manifest:
     draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    d = draft.model.inputs
+    center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
     defaults = msgspec.structs.replace(
-        draft.defaults, center=state["center"].tolist(), scale=np.maximum(state["scale"], 1e-4).tolist()
+        draft.defaults, center=center[:d], scale=scale[:d], channel_center=center[d:], channel_scale=scale[d:]
     )
-    return msgspec.structs.replace(draft, defaults=defaults)
+    told = family.weigh(plan, state)
+    if told is None:
+        return msgspec.structs.replace(draft, defaults=defaults)
+    if not inputs.features.own_scale:
+        defaults = msgspec.structs.replace(defaults, scale=told.scale.tolist())
+    return msgspec.structs.replace(
+        draft,
+        defaults=msgspec.structs.replace(defaults, weights=output_weights(told.mean[None], told.rule).tolist()),
+        scoring=msgspec.structs.replace(draft.scoring, outputs=told.rule),
+    )
 
 
-def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, str]) -> Ranges:
+def _observe(crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest, failed: dict[str, str]) -> Ranges:
+    arrays = arrays_of_graph(graph)
+    if manifest.inputs.padded and manifest.model.kind == "project" and not manifest.inputs.features.own_scale:
+        arrays["scale"] = np.asarray(manifest.defaults.scale, np.float32)
     tensors = len(graph) + 1
     shapes = {"low": gate.Shape((tensors,)), "high": gate.Shape((tensors,))}
 
@@ -235,7 +236,7 @@ def _observe(crew: Crew, asked: dict[str, str], graph: Graph, failed: dict[str, 
             None if (told["low"] <= told["high"]).all() else "ranges: low <= high expected, the opposite came"
         )
 
-    answers = crew.ask("ranges", "evaluate.observe", arrays_of_graph(graph), asked, check)
+    answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check)
     names = sorted(answers.arrays)
     sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]
     for name, told in zip(names, gate.norm_faults(sizes), strict=True):

@@ -131,7 +131,8 @@ def run(
         folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="covey-train-")))
         told = (str(out), str(folder), str(initial) if initial is not None else None)
         local = engine == "local"
-        grid = stack.enter_context(LocalGrid(devices, stop)) if local else SimulationGrid(devices, stop)
+        memory = checkpoint / "devices" if checkpoint is not None else None
+        grid = stack.enter_context(LocalGrid(devices, stop)) if local else SimulationGrid(devices, stop, memory)
         run_server(grid, Job(plan, *told, resume=resume))
         return read_report(folder)
 

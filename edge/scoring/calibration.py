@@ -17,8 +17,10 @@ from covey.ring import RingReader
 from covey.sketch import MIN_VALUE, Sketch
 from covey.wire import rfc3339
 from edge.scoring.scorer import Network, Scorer
-from edge.scoring.sensors import usually_still
-from edge.scoring.windows import Windows, features
+from edge.scoring.sensors import sensed_rows, usually_still
+from edge.scoring.temporal import Channels, wandering
+from edge.scoring.weights import personal_weights
+from edge.scoring.windows import Windows, features, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from covey.bundle import Inputs, Manifest
+    from covey.bundle import Inputs, Manifest, Outputs
 
 RELATIVE_FLOOR = 1e-3  # of the group's default: a device may be calmer than its group, not a thousand times
 ABSOLUTE_FLOOR = 1e-4
+_LEAST_SPREAD = 0.05  # of a feature over time, in spreads of its channel: what hardly moves is not blown up
 _BATCH = 256  # windows scored at a time, so that memory does not grow with the ring
 
 
@@ -47,28 +50,55 @@ def ring_windows(path: Path, inputs: Inputs) -> Windows:
         if list(info.channels) != inputs.channels:
             found = ", ".join(info.channels)
             raise DataError(f"{path}: channels {', '.join(inputs.channels)} expected, {found} found")
-        if info.window != inputs.window:
-            raise DataError(f"{path}: windows of {inputs.window} samples expected, {info.window} found")
+        if info.window != inputs.record_rows:
+            raise DataError(f"{path}: windows of {inputs.record_rows} samples expected, {info.window} found")
         if abs(info.rate_hz - inputs.rate_hz) > 0.05 * inputs.rate_hz:
             raise DataError(f"{path}: {inputs.rate_hz:g} samples/s expected, {info.rate_hz:g} found")
         records = list(ring.records())
-    shape = (len(records), inputs.window, len(inputs.channels))
-    samples = np.empty(shape, np.float32)
+    rows = np.empty((len(records), info.window, len(inputs.channels)), np.float32)
     flights = np.empty(len(records), np.int64)
     before: tuple[int, int] | None = None
     flight = -1
     for n, record in enumerate(records):
-        samples[n] = np.frombuffer(record.samples, "<f4").reshape(shape[1:])
+        rows[n] = np.frombuffer(record.samples, "<f4").reshape(rows.shape[1:])
         flight += before != (record.flight, record.index - 1)
         before = (record.flight, record.index)
         flights[n] = flight
     index = np.asarray([record.index for record in records], np.int64)
     start_s = np.asarray([record.start_s for record in records], np.float64)
-    return Windows(samples, index * inputs.hop + inputs.window - 1, flights, start_s)
+    if inputs.padded:
+        return _rebuilt(rows, index * inputs.hop, flights, start_s, inputs)
+    return Windows(rows, index * inputs.hop + inputs.window - 1, flights, start_s)
+
+
+def _rebuilt(
+    rows: NDArray[np.float32],
+    end_row: NDArray[np.int64],
+    flights: NDArray[np.int64],
+    start_s: NDArray[np.float64],
+    inputs: Inputs,
+) -> Windows:
+    """Padded windows from the rows that each added: (N, hop, C) -> N windows, one for each record."""
+    older = inputs.window - inputs.record_rows
+    parts: list[Windows] = []
+    for number in np.unique(flights):
+        here = flights == number
+        mine = rows[here].reshape(-1, rows.shape[2])  # (n hop, C)
+        padded = np.concatenate([np.repeat(mine[:1], older, axis=0), mine])
+        blocks = np.lib.stride_tricks.sliding_window_view(padded, inputs.window, axis=0)[:: inputs.hop]
+        start = start_s[here] - older / inputs.rate_hz
+        parts.append(Windows(blocks.transpose(0, 2, 1), end_row[here], flights[here], start))
+    return join(parts, inputs)
 
 
 def calibrate(
-    manifest: Manifest, digest: str, windows: Windows, networks: Mapping[str, Network], made_s: float
+    manifest: Manifest,
+    digest: str,
+    windows: Windows,
+    networks: Mapping[str, Network],
+    made_s: float,
+    *,
+    personal: bool = True,
 ) -> Calibration:
     """Fit a bundle to the device that these windows come from.
 
@@ -78,6 +108,8 @@ def calibrate(
         windows: normal windows, in order of time; all are used, those the group was fitted on as well.
         networks: runtime -> its loaded model; each gets a threshold and a reference of its own.
         made_s: device clock, seconds since the epoch.
+        personal: whether the device weighs the model's outputs by its own windows where the bundle says how; else as the
+            group does.
 
     The threshold is `factor` times the `quantile` of the windows' smoothed scores, with drones' flights moved apart as far
     as a new flight may lie (see `_apart`).
@@ -85,14 +117,10 @@ def calibrate(
     Raises:
         DataError: fewer windows than `scoring.commission_windows`, no runtime, or numbers that are not finite.
     """
-    scoring, least = manifest.scoring, manifest.scoring.commission_windows
-    if len(windows) < least:
-        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    scoring = manifest.scoring
     if not networks:
         raise DataError("calibration: at least one runtime expected, none came")
-    if not np.isfinite(windows.samples).all():
-        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
-    center, scale = _affine(manifest, windows)
+    center, scale, channels = affine(manifest, windows)
     draft = Calibration(
         format="covey-calibration/1",
         bundle=digest,
@@ -104,8 +132,19 @@ def calibrate(
         spread=manifest.defaults.spread,
         thresholds=dict.fromkeys(networks, 1.0),
         reference={name: Sketch().to_wire() for name in networks},
-        still=usually_still(windows.samples, windows.flight),
+        still=usually_still(windows.samples[:, -sensed_rows(manifest.inputs) :], windows.flight),
+        channel_center=[] if channels is None else channels.center.tolist(),
+        channel_scale=[] if channels is None else channels.scale.tolist(),
+        wandering=[] if channels is None else [c in channels.wandering for c in range(len(channels.center))],
+        weights=manifest.defaults.weights,
     )
+    believed = settled_windows(manifest, windows)
+    if personal and scoring.outputs is not None:
+        first, network = next(iter(networks.items()))
+        weights, kept = _weights(scoring.outputs, Scorer(manifest, network, first, draft), windows)
+        draft = msgspec.structs.replace(draft, weights=weights)
+        believed &= kept
+    believed = believed if believed.any() else np.ones(len(windows), np.bool_)
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
@@ -113,7 +152,7 @@ def calibrate(
         scores, size = _score(Scorer(manifest, network, name, draft), windows, center)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
-        thresholds[name] = max(scoring.factor * float(np.quantile(scores, scoring.quantile)), MIN_VALUE)
+        thresholds[name] = max(scoring.factor * float(np.quantile(scores[believed], scoring.quantile)), MIN_VALUE)
         sketch = Sketch()
         sketch.extend(scores.tolist())
         reference[name] = sketch.to_wire()
@@ -122,9 +161,43 @@ def calibrate(
     return msgspec.structs.replace(draft, spread=spread, thresholds=thresholds, reference=reference)
 
 
-def _affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(D,) center and scale."""
+def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
+    """What is normal of each channel, from every row of normal windows once; None for features that do not ask."""
     inputs = manifest.inputs
+    if not inputs.padded:
+        return None
+    rows = windows.samples[:, -inputs.record_rows :].reshape(-1, len(inputs.channels)).astype(np.float64)
+    scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
+    which = np.flatnonzero(wandering(rows)) if inputs.features.trend_rows else np.empty(0, np.int64)
+    return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
+
+
+def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64], Channels | None]:
+    """(D,) center and scale of the device that these windows come from, as `calibrate` takes them; and its channels.
+
+    Raises:
+        DataError: fewer windows than `scoring.commission_windows`, or numbers that are not finite.
+    """
+    least = manifest.scoring.commission_windows
+    if len(windows) < least:
+        raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
+    if not np.isfinite(windows.samples).all():
+        raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
+    channels = channels_of(manifest, windows)
+    return (*_feature_affine(manifest, windows, channels), channels)
+
+
+def _feature_affine(
+    manifest: Manifest, windows: Windows, channels: Channels | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    inputs = manifest.inputs
+    if channels is not None:
+        phi = features(windows.samples, inputs, channels).astype(np.float64)
+        if manifest.model.kind == "project" and not inputs.features.own_scale:  # filters keep their proportion
+            return phi.mean(axis=0), np.asarray(manifest.defaults.scale, np.float64)
+        if inputs.features.own_scale:
+            return phi.mean(axis=0), np.maximum(phi.std(axis=0), _LEAST_SPREAD)
+        return phi.mean(axis=0), _floored(phi.std(axis=0), manifest.defaults.scale)
     if inputs.features.kind == "lag":
         rows = _rows(windows, inputs).astype(np.float64)  # (R, C)
         center = np.tile(rows.mean(axis=0), inputs.window)
@@ -174,7 +247,7 @@ def _score(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) smoothed scores, and (D,) the root mean square of the smoothed error of each feature."""
     inputs = scorer.manifest.inputs
-    phi = features(windows.samples, inputs)
+    phi = features(windows.samples, inputs, scorer.channels)
     if inputs.features.kind == "drone":
         phi = _apart(phi, windows.flight, center)
     scores = np.empty(len(windows))
@@ -185,6 +258,26 @@ def _score(
         scores[part] = scored.score
         squares += np.square(scored.error).sum(axis=0)
     return scores, np.sqrt(squares / len(windows))
+
+
+def settled_windows(manifest: Manifest, windows: Windows) -> NDArray[np.bool_]:
+    """(N,) windows whose smoothed score rests on more than a flight's first window; all where features are no filters."""
+    out = np.ones(len(windows), np.bool_)
+    if not manifest.inputs.padded:
+        return out
+    warm = round(1 / manifest.scoring.smoothing)
+    for number in np.unique(windows.flight):
+        here = np.flatnonzero(windows.flight == number)
+        out[here[: min(warm, len(here) // 2)]] = False
+    return out
+
+
+def _weights(rule: Outputs, scorer: Scorer, windows: Windows) -> tuple[list[float], NDArray[np.bool_]]:
+    """(K,) of the outputs, from the device's own windows, and (N,) those believed; the first runtime's serve all."""
+    phi = features(windows.samples, scorer.manifest.inputs, scorer.channels)
+    parts = [np.square(scorer.outputs(phi[n : n + _BATCH]), dtype=np.float64) for n in range(0, len(phi), _BATCH)]
+    weights, believed = personal_weights(np.concatenate(parts), rule)
+    return [float(weight) for weight in weights], believed
 
 
 def _first_bad(windows: Windows, manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from covey.sketch import GAMMA, Sketch
+from edge.scoring.temporal import Channels
 from edge.scoring.windows import features
 
 if TYPE_CHECKING:
@@ -61,9 +62,21 @@ def normalise(
     return out
 
 
-def raw_scores(kind: str, z: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Score of each window from the network's input z (N, D) and output y (N, K); see `Model` in covey/bundle.py."""
+def raw_scores(
+    kind: str, z: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Score of each window from the network's input z (N, D) and output y (N, K); see `Model` in covey/bundle.py.
+
+    Args:
+        kind: the model's.
+        z: (N, D).
+        y: (N, K).
+        weights: (K,) of the squares of a projecting model's outputs; the mean without.
+    """
     error = np.asarray(y if kind == "project" else z - y, np.float64)
+    if weights is not None:
+        weighed: NDArray[np.float64] = np.square(error) @ weights
+        return weighed
     out: NDArray[np.float64] = np.add.reduce(np.square(error), axis=1)
     out /= error.shape[1]
     return out
@@ -124,13 +137,15 @@ class Scorer:
         self._scale = np.asarray(base.scale, np.float32)
         self._spread = np.asarray(base.spread, np.float64)
         self._clip = manifest.defaults.clip
+        self._weights = np.asarray(base.weights, np.float64) if base.weights else None
+        self.channels = Channels.of(base) if manifest.inputs.padded else None
         self._reference = Sketch.from_wire(base.reference[runtime])
         self._smooth_score = Smoother(manifest.scoring.smoothing)
         self._smooth_error = Smoother(manifest.scoring.smoothing)
 
     def score(self, windows: Windows) -> Scored:
         """Scores of windows that follow those of the call before."""
-        return self.score_features(features(windows.samples, self.manifest.inputs), windows.flight)
+        return self.score_features(features(windows.samples, self.manifest.inputs, self.channels), windows.flight)
 
     def score_features(self, phi: NDArray[np.float32], flight: NDArray[np.int64]) -> Scored:
         """The same from feature vectors (N, D) and the windows' flights (N,)."""
@@ -141,10 +156,16 @@ class Scorer:
         z = normalise(phi, self._center, self._scale, self._clip)
         y = self._network.run(z)
         kind = self.manifest.model.kind
-        raw = raw_scores(kind, z, y)
+        raw = raw_scores(kind, z, y, self._weights)
+        if self.manifest.scoring.log:
+            raw = np.log1p(raw)
         error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
         score = self._smooth_score(raw[:, None], flight)[:, 0]
         return Scored(raw, score, z, self._smooth_error(error, flight))
+
+    def outputs(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, K) the network's outputs for feature vectors (N, D)."""
+        return self._network.run(normalise(phi, self._center, self._scale, self._clip))
 
     def attribute(self, error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
         """Shares of the channels in one window's score, greatest first, and the channel that names the cause.
@@ -183,7 +204,7 @@ class Scorer:
         rows = np.repeat(z[None], len(names) + 1, axis=0)  # (C + 1, D)
         for c in range(len(names)):
             rows[c + 1, index == c] = 0.0
-        raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows))
+        raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows), self._weights)
         drop = np.maximum(raw[0] - raw[1:], 0.0)
         total = float(drop.sum())
         if not (np.isfinite(total) and total > 0):

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from covey.bundle import Inputs
+
 MAX_USUAL = 0.05  # a channel that stands still in more of its normal windows cannot be judged by it
+SENSED_ROWS = 10  # newest rows that are judged of windows that reach far back
 CHANCE = 1e-6  # of a run of still windows by accident, windows taken as independent
 
 
@@ -41,6 +44,11 @@ class Stuck:
     usual: float
     began: bool
     window: int
+
+
+def sensed_rows(inputs: Inputs) -> int:
+    """How many of a window's newest rows are judged: all, but not what lies hundreds of rows back."""
+    return min(inputs.window, max(SENSED_ROWS, inputs.hop)) if inputs.padded else inputs.window
 
 
 def still(samples: NDArray[np.float32], flight: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -33,6 +33,7 @@ class Together:
 
     def __init__(self, manifest: Manifest, network: Network, calibrations: Sequence[Calibration | None]) -> None:
         self._kind = manifest.model.kind
+        self._log = manifest.scoring.log
         self._alpha = manifest.scoring.smoothing
         self._network = network
         self._clip = manifest.defaults.clip
@@ -43,6 +44,7 @@ class Together:
         self._affine = np.array([number[id(one)] for one in calibrations], np.int64)  # (K,)
         self._center = np.array([base.center for base in bases], np.float32)
         self._scale = np.array([base.scale for base in bases], np.float32)
+        self._weights = np.array([base.weights for base in bases]) if any(base.weights for base in bases) else None
         count, width = len(calibrations), manifest.model.inputs
         self._flight = np.full(count, -1, np.int64)
         self._score = np.zeros(count)
@@ -59,7 +61,9 @@ class Together:
         affine = self._affine[device]
         z = normalise(phi, self._center[affine], self._scale[affine], self._clip)
         y = self._network.run(z)
-        raw = raw_scores(self._kind, z, y)
+        raw = self._raw(z, y, affine)
+        if self._log:
+            raw = np.log1p(raw)
         error = z if self._kind == "project" else z - y
         score, smooth = np.empty_like(raw), np.empty_like(error)
         for turn in _turns(device):
@@ -72,6 +76,12 @@ class Together:
             old = np.where(begins[:, None], error[turn], self._error[who])
             smooth[turn] = self._error[who] = old + np.float32(self._alpha) * (error[turn] - old)
         return Scored(raw, score, z, smooth)
+
+    def _raw(self, z: NDArray[np.float32], y: NDArray[np.float32], affine: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self._weights is None:
+            return raw_scores(self._kind, z, y)
+        out: NDArray[np.float64] = (np.square(y, dtype=np.float64) * self._weights[affine]).sum(axis=1)
+        return out
 
 
 def _turns(device: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from covey.errors import DataError
 from edge.scoring.spectral import CHANNEL_OF_BAND_FEATURE, band_features
+from edge.scoring.temporal import temporal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from covey.bundle import Inputs
+    from edge.scoring.temporal import Channels
     from edge.sources import Recording
 
 # Roles of the seven channels of `drone` features, in this order in a bundle's `inputs.channels`.
@@ -99,6 +101,8 @@ def cut(recording: Recording, inputs: Inputs) -> Windows:
 
 def join(parts: list[Windows], inputs: Inputs) -> Windows:
     """Concatenate windows; their flights must already differ where they should."""
+    if len(parts) == 1:
+        return parts[0]  # not copied: a long recording's padded windows are views of its rows
     if not parts:
         shape = (0, inputs.window, len(inputs.channels))
         return Windows(np.empty(shape, np.float32), np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -132,6 +136,8 @@ class Cutter:
         self._airborne_since: int | None = None if self._drone else 0
         self._judged = 0  # rows whose airborne state is known
         self._flight = -1 if self._drone else 0
+        self._pad = inputs.window - 1 if inputs.padded else 0  # rows to put before the flight's first
+        self._padding = self._pad > 0
         self._landed: int | None = None  # row of the last landing; None: the next take-off begins a new flight
 
     @property
@@ -146,12 +152,18 @@ class Cutter:
         self._next = self._judged = self._first
         self._airborne_since = None if self._drone else self._first
         self._landed = None
+        self._padding = self._pad > 0
         if not self._drone:
             self._flight += 1
 
     def push(self, samples: NDArray[np.float32], start_s: float) -> Windows:
         """Add samples (n, C), the first of them at `start_s`; returns the windows they complete."""
         base = self._first + len(self._rows)
+        if self._padding and len(samples):
+            self._padding = False
+            self._first -= self._pad
+            self._next = self._first
+            self._append(np.repeat(samples[:1], self._pad, axis=0))
         self._append(samples)
         starts: list[tuple[int, int]] = []
         if self._drone:
@@ -163,7 +175,11 @@ class Cutter:
             return self._none
         rows = [row for row, _ in starts]
         t, hop_rows = self._inputs.window, np.arange(self._inputs.window)
-        if len(rows) == 1:
+        if self._pad and len(rows) > 1:  # views of one copy of the rows: overlapping windows of hundreds of rows
+            kept = self._rows[rows[0] - self._first : rows[-1] - self._first + t].copy()
+            blocks = np.lib.stride_tricks.sliding_window_view(kept, t, axis=0)[:: self._inputs.hop]
+            samples = blocks.transpose(0, 2, 1)  # (N, C, T) -> (N, T, C)
+        elif len(rows) == 1:
             samples = self._rows[rows[0] - self._first :][None, :t].copy()  # (1, T, C)
         else:
             samples = self._rows[np.asarray(rows, np.int64).reshape(-1, 1) - self._first + hop_rows]
@@ -224,8 +240,21 @@ class Cutter:
             self._take(starts, end)
 
 
-def features(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:
-    """(N, T, C) windows -> (N, D) feature vectors, not yet normalised."""
+def features(samples: NDArray[np.float32], inputs: Inputs, channels: Channels | None = None) -> NDArray[np.float32]:
+    """(N, T, C) windows -> (N, D) feature vectors, not yet normalised.
+
+    Args:
+        samples: of windows.
+        inputs: of the bundle.
+        channels: what is normal of each channel; `temporal` features only.
+
+    Raises:
+        DataError: `temporal` features of a device whose channels are not known.
+    """
+    if inputs.features.kind == "temporal":
+        if channels is None:
+            raise DataError("features: a device's channel centers and scales expected for temporal ones, none came")
+        return temporal(samples, inputs, channels)
     if inputs.features.kind == "lag":
         return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), samples.shape[1] * samples.shape[2])
     if inputs.features.bands:

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from flwr.app import Context, Message, RecordDict
@@ -23,6 +24,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from covey.runtime import die_with_parent
 from federated.client_app import app
 from federated.engines.home import RUN_ID, failure, one_line
+from federated.memory import load, save
 
 READY = b"R"
 FORK = b"F"
@@ -75,8 +77,11 @@ def answer_one(line: socket.socket) -> None:
     node: dict[str, bool | float | int | str] = json.loads(receive_frame(line))
     message = unpack_message(receive_frame(line))
     context = Context(RUN_ID, message.metadata.dst_node_id, node, RecordDict(), {})
+    memory = Path(str(node["ring"])).with_suffix(".learned")  # beside the ring, as private as it
     try:
+        load(memory, context.state)
         reply = app(message, context)
+        save(memory, context.state)
     except Exception as error:  # noqa: BLE001  # a device that fails is an answer, whatever failed
         reply = failure(message, one_line(error))
     send_frame(line, pack_message(reply))

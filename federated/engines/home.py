@@ -5,23 +5,32 @@ Flower's apps run unmodified. Only this file touches what Flower keeps internal 
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from covey.errors import AggregationError
+from federated.memory import load, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from federated.config import Job
 
@@ -37,15 +46,29 @@ class HomeGrid(Grid):
     """
 
     engine = "home"
+    at_once = 1  # devices that work at the same time
 
-    def __init__(self, devices: Mapping[str, Mapping[str, str]], stop: threading.Event | None = None) -> None:
-        """Args: devices: name -> node configuration (`ring` or `files`); stop: ends the run between answers."""
+    def __init__(
+        self,
+        devices: Mapping[str, Mapping[str, str]],
+        stop: threading.Event | None = None,
+        memory: Path | None = None,
+    ) -> None:
+        """Keep the devices.
+
+        Args:
+            devices: name -> node configuration (`ring` or `files`).
+            stop: ends the run between answers.
+            memory: folder for what devices keep to themselves between rounds, so that a run can be resumed.
+        """
         self.names = dict(enumerate(sorted(devices), start=1))
         self.nodes = {number: dict(devices[name]) for number, name in self.names.items()}
         self.stop = stop if stop is not None else threading.Event()
         self.bytes_down = self.bytes_up = 0
         self._run = Run.create_empty(RUN_ID)
         self._sent: dict[str, Message] = {}
+        self._states: dict[int, RecordDict] = {}
+        self._memory = memory
         self._count = 0
 
     @abstractmethod
@@ -53,8 +76,17 @@ class HomeGrid(Grid):
         """Answers of the devices asked, as far as they come before `deadline` (monotonic seconds) or stop."""
 
     def context(self, node: int) -> Context:
-        """A device's context; it holds its configuration and no state."""
-        return Context(RUN_ID, node, dict(self.nodes[node]), RecordDict(), {})
+        """A device's context: its configuration, and what it kept from message to message."""
+        if node not in self._states:
+            self._states[node] = RecordDict()
+            if self._memory is not None:
+                load(self._memory / f"{node}.npz", self._states[node])
+        return Context(RUN_ID, node, dict(self.nodes[node]), self._states[node], {})
+
+    def keep(self, node: int) -> None:
+        """Write down what a device keeps, after its answer; where no folder is given, it lasts as long as the grid."""
+        if self._memory is not None and node in self._states and (self._states[node] or self._memory.exists()):
+            save(self._memory / f"{node}.npz", self._states[node])
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -86,9 +118,15 @@ class HomeGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Answers, waiting as long as the messages live."""
-        asked = [self._sent.pop(number) for number in message_ids if number in self._sent]
-        return self._exchange(asked, None)
+        """Answers of the oldest of these messages, as many as this engine runs at a time, waiting as long as they live.
+
+        One that does not answer in that time is told as one that failed.
+        """
+        asked = [self._sent.pop(number) for number in islice((n for n in message_ids if n in self._sent), self.at_once)]
+        replies = self._exchange(asked, None)
+        heard = {reply.metadata.reply_to_message_id for reply in replies}
+        late = [message for message in asked if message.metadata.message_id not in heard]
+        return replies + [failure(message, f"no answer in {message.metadata.ttl:g} s") for message in late]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send and wait.
@@ -100,8 +138,7 @@ class HomeGrid(Grid):
         return self._exchange([self._sent.pop(number) for number in ids], timeout)
 
     def _exchange(self, asked: list[Message], timeout: float | None) -> list[Message]:
-        for message in asked:
-            self.bytes_down += message_to_proto(message).ByteSize()
+        self.bytes_down += sum(_sizes(asked))
         wait_s = timeout if timeout is not None else max((m.metadata.ttl for m in asked), default=0.0)
         replies = []
         for reply in self.answers(asked, time.monotonic() + wait_s):
@@ -110,6 +147,54 @@ class HomeGrid(Grid):
         if self.stop.is_set():
             raise AggregationError("training was stopped; --resume goes on from the last whole round")
         return replies
+
+
+class _Decoded(Array):
+    """An array of a message to many, decoded once for all of them: `numpy()` gives one array that nobody may write to."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__(array.dtype, array.shape, array.stype, array.data)
+        self._numpy: NDArray[Any] | None = None
+
+    def numpy(self) -> NDArray[Any]:
+        if self._numpy is None:
+            self._numpy = super().numpy()
+            self._numpy.flags.writeable = False
+        return self._numpy
+
+
+def handed(messages: Iterable[Message]) -> Iterator[Message]:
+    """Messages as devices of this process are given them.
+
+    Each has records of its own, so that what a device changes in its message does not reach the next one; the arrays in
+    them, which are bytes, are shared by all messages with one content.
+    """
+    content: RecordDict | None = None
+    arrays: dict[str, dict[str, Array]] = {}
+    for message in messages:
+        if message.content is not content:
+            content = message.content
+            arrays = {
+                name: {part: _Decoded(array) for part, array in record.items()}
+                for name, record in content.array_records.items()
+            }
+        own = RecordDict({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
+        for name, record in arrays.items():
+            own[name] = ArrayRecord()
+            own.array_records[name].update(record)
+        yield make_message(copy.copy(message.metadata), own)
+
+
+def _sizes(messages: Iterable[Message]) -> Iterator[int]:
+    """Serialised bytes of each message; a content that many carry is serialised once."""
+    content: RecordDict | None = None
+    content_bytes = 0
+    for message in messages:
+        head = ProtoMessage(metadata=metadata_to_proto(message.metadata)).ByteSize()
+        if message.content is not content:
+            content = message.content
+            content_bytes = ProtoMessage(content=recorddict_to_proto(content)).ByteSize()
+        yield head + content_bytes
 
 
 def failure(to: Message, reason: str) -> Message:

@@ -55,6 +55,7 @@ class LocalGrid(HomeGrid):
     """Runs the ClientApp of each device in a process of its own; use it as a context."""
 
     engine = "local"
+    at_once = AT_ONCE
 
     def __init__(self, devices: Mapping[str, Mapping[str, str]], stop: threading.Event | None = None) -> None:
         super().__init__(devices, stop)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from federated.client_app import load, normalised
 from federated.config import Plan, read_struct
 from federated.engines.simulation import SimulationGrid
 from federated.families import Lesson, family_of
 from federated.families.defaults import pool_affine
+from federated.own import load, normalised
 from federated.records import answer, arrays_of, config_of
 
 if TYPE_CHECKING:

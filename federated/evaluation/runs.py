@@ -21,13 +21,13 @@ from edge.scoring.calibration import calibrate
 from edge.scoring.rows import score_rows
 from edge.scoring.runtimes import available, open_runtime
 from edge.scoring.scorer import Scorer
-from federated.client_app import load
 from federated.config import Gates, Job
 from federated.engines.home import run_server
 from federated.engines.simulation import SimulationGrid
 from federated.evaluate import FloatNetwork, refuse_worse
 from federated.evaluation.central import CentralGrid
 from federated.families import family_of, unpack_state
+from federated.own import load
 from federated.training import read_report
 
 if TYPE_CHECKING:

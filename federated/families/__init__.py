@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,10 +21,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from covey.bundle import Outputs
+    from covey.errors import CoveyError
     from federated.compile.graph import Graph
     from federated.config import Plan
 
-__all__ = ["Arrays", "Family", "Lesson", "family_of", "pack_state", "unpack_state"]
+__all__ = [
+    "Arrays",
+    "Family",
+    "Lesson",
+    "ManyAtOnce",
+    "Weighing",
+    "family_for",
+    "family_of",
+    "pack_state",
+    "unpack_state",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,21 @@ class Lesson:
     drone: bool
 
 
+@dataclass(frozen=True)
+class Weighing:
+    """What a projecting model's outputs are to a device.
+
+    Attributes:
+        rule: how it weighs them by its own windows.
+        mean: (K,) mean of y^2 over the fleet's windows.
+        scale: (D,) of the features, the same for all devices unless they have their own.
+    """
+
+    rule: Outputs
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+
 class Family(Protocol):
     """One way to learn; stateless, all state is in arrays."""
 
@@ -60,7 +87,7 @@ class Family(Protocol):
         ...
 
     def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:
-        """On the device: what it learned. `state` is what `down` gave."""
+        """On the device: what it learned; autoencoders: the change of the weights, float32. `state` is what `down` gave."""
         ...
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
@@ -76,11 +103,26 @@ class Family(Protocol):
         ...
 
     def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:
-        """On the server: the new state."""
+        """On the server, rule `sum` only: the new state. Any other rule averages changes (federated/rules.py)."""
         ...
 
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:
         """The network for the compiler."""
+        ...
+
+    def weigh(self, plan: Plan, state: Arrays) -> Weighing | None:
+        """How devices weigh the network's outputs; None: all alike."""
+        ...
+
+
+@runtime_checkable
+class ManyAtOnce(Protocol):
+    """What a family adds that can train many devices of one process together; engines ask for it, devices never do."""
+
+    def update_many(
+        self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
+    ) -> list[Arrays | CoveyError]:
+        """What each device learned, as `update` of its lesson and seed alone would tell, or why it learned nothing."""
         ...
 
 
@@ -99,6 +141,15 @@ def family_of(name: str) -> Family:
 
         return DenseAutoencoder()
     raise UsageError(f"family: one of pca, dense-ae expected, {name!r} came")
+
+
+def family_for(plan: Plan) -> Family:
+    """The family of a plan whose features are settled."""
+    if plan.family == "pca" and plan.features == "temporal":
+        from federated.families.pca_time import PcaOverTime
+
+        return PcaOverTime(plan)
+    return family_of(plan.family)
 
 
 def pack_state(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:

@@ -126,11 +126,7 @@ def train(
 
     Source: Kingma and Ba, ICLR 2015 (Adam); Li et al., MLSys 2020 (FedProx).
     """
-    if epochs < 0 or batch_size < 1 or not lr > 0 or proximal < 0:
-        raise DataError(
-            "autoencoder: epochs >= 0, lr > 0, batch_size >= 1, proximal >= 0 expected, "
-            f"{epochs}, {lr}, {batch_size}, {proximal} came"
-        )
+    check_options(epochs, lr, batch_size, proximal)
     x = _clipped(weights, x, clip)
     trained = [values.copy() for values in weights]
     first = [np.zeros_like(values) for values in weights]
@@ -143,7 +139,7 @@ def train(
             for start in range(0, len(x), batch_size):
                 step += 1
                 slopes = gradients(trained, x[order[start : start + batch_size]])[1]
-                rate = lr * np.sqrt(1 - BETA2**step) / (1 - BETA1**step)
+                rate = lr * (1 - BETA2**step) ** 0.5 / (1 - BETA1**step)  # a Python float keeps float32 arrays so
                 for number, slope in enumerate(slopes):
                     if proximal:
                         slope += proximal * (trained[number] - weights[number])  # noqa: PLW2901  # in place on purpose
@@ -152,7 +148,7 @@ def train(
                     trained[number] -= rate * first[number] / (np.sqrt(second[number]) + EPSILON)
         loss = evaluate(trained, x, clip)
     if not np.isfinite(loss):
-        raise AggregationError(f"autoencoder: training diverged at learning rate {lr} on {len(x)} windows")
+        raise diverged(lr, len(x))
     return trained, loss
 
 
@@ -172,10 +168,37 @@ def to_graph(weights: Weights) -> Graph:
     )
 
 
-def _clipped(weights: Weights, x: NDArray[Any], clip: float) -> NDArray[Any]:
+def check_options(epochs: int, lr: float, batch_size: int, proximal: float) -> None:
+    """Refuse options of training that are out of range.
+
+    Raises:
+        DataError: names what was expected and what came.
+    """
+    if epochs < 0 or batch_size < 1 or not lr > 0 or proximal < 0:
+        raise DataError(
+            "autoencoder: epochs >= 0, lr > 0, batch_size >= 1, proximal >= 0 expected, "
+            f"{epochs}, {lr}, {batch_size}, {proximal} came"
+        )
+
+
+def check_windows(weights: Weights, x: NDArray[Any]) -> None:
+    """Refuse windows that these weights cannot be trained on.
+
+    Raises:
+        DataError: x is empty, of another width, or not finite.
+    """
     width = weights[0].shape[1]
     if x.ndim != 2 or x.shape[1] != width or not len(x):
         raise DataError(f"autoencoder: windows of shape (N, {width}), N >= 1, expected, {x.shape} came")
     if not np.isfinite(x).all():
         raise DataError("autoencoder: the windows hold a number that is not finite")
+
+
+def diverged(lr: float, windows: int) -> AggregationError:
+    """What is told of a training that ended in numbers that are not finite."""
+    return AggregationError(f"autoencoder: training diverged at learning rate {lr} on {windows} windows")
+
+
+def _clipped(weights: Weights, x: NDArray[Any], clip: float) -> NDArray[Any]:
+    check_windows(weights, x)
     return np.clip(x, -clip, clip).astype(weights[0].dtype, copy=False)

@@ -1,24 +1,19 @@
-"""Family `dense-ae`: a dense autoencoder by federated averaging, each update clipped, the mean trimmed.
+"""Family `dense-ae`: a dense autoencoder; devices send the change of its weights, a rule averages the changes.
 
-The numbers are in dense.py; this file says what travels: the weights down, their change up in float16, half the bytes
-(a change that float16 cannot hold is not finite and is refused).
+The numbers are in dense.py, the rules in federated/rules.py; how weights travel is federated/compress.py's.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
-from covey.errors import BundleError
+from covey.errors import AggregationError, BundleError, CoveyError
 from federated.config import CLIP
-from federated.families import dense
-from federated.gate import Arrays, Shape, robust_mean
+from federated.families import dense, dense_batch
+from federated.gate import Arrays, Shape, length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from federated.compile.graph import Graph
     from federated.config import Plan
@@ -62,8 +57,25 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        with np.errstate(over="ignore"):  # told by the gate
-            return _named([(new - old).astype(np.float16) for new, old in zip(after, before, strict=True)])
+        return _told(before, after)
+
+    def update_many(
+        self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
+    ) -> list[Arrays | CoveyError]:
+        """`update` of many devices of one process, in lockstep."""
+        before = _listed(state)
+        options = plan.dense
+        pupils = [dense_batch.Pupil(lesson.z, seed) for lesson, seed in zip(lessons, seeds, strict=True)]
+        trained = dense_batch.train_many(
+            before,
+            pupils,
+            options.epochs,
+            options.learning_rate,
+            batch_size=options.batch,
+            clip=CLIP,
+            proximal=options.proximal,
+        )
+        return [after if isinstance(after, CoveyError) else _told(before, after) for after in trained]
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
         """Those of the weights."""
@@ -80,23 +92,22 @@ class DenseAutoencoder:
 
     def norm(self, update: Arrays) -> float:
         """Euclidean norm of the change."""
-        return float(np.linalg.norm(_flat(update)))
+        return length(update)
 
-    def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:
-        """The state moved by the robust mean of the changes."""
-        rows = np.stack([_flat(update) for update in updates])  # (K, P)
-        step = robust_mean(rows, np.maximum(np.asarray(weights, np.float64), 1.0), plan.dense.trim)
-        merged: Arrays = {}
-        start = 0
-        for name in sorted(self.down(state)):
-            values = state[name]
-            merged[name] = (values + step[start : start + values.size].reshape(values.shape)).astype(np.float32)
-            start += values.size
-        return merged
+    def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:  # noqa: ARG002  # the interface's
+        """Not summed: the plan's rule averages."""
+        raise AggregationError(f"{plan.family}: a rule that averages expected, {plan.rule} came")
 
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
         """Dense layers, ReLU between them."""
         return dense.to_graph(_listed(self.down(state)))
+
+    def weigh(self, plan: Plan, state: Arrays) -> None:
+        """All outputs count alike."""
+
+
+def _told(before: dense.Weights, after: dense.Weights) -> Arrays:
+    return _named([new - old for new, old in zip(after, before, strict=True)])
 
 
 def _named(weights: dense.Weights) -> Arrays:
@@ -108,7 +119,3 @@ def _listed(arrays: Arrays) -> dense.Weights:
         return [arrays[f"{'wb'[number % 2]}{number // 2}"] for number in range(len(arrays))]
     except KeyError as error:
         raise BundleError(f"dense-ae: weights w0, b0, w1, ... expected, {', '.join(sorted(arrays))} came") from error
-
-
-def _flat(arrays: Arrays) -> NDArray[np.float64]:
-    return np.concatenate([arrays[name].astype(np.float64).ravel() for name in sorted(arrays)])

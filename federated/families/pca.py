@@ -17,6 +17,7 @@ import numpy as np
 
 from covey.errors import AggregationError
 from federated.compile.graph import Dense
+from federated.families.scatter import square, triangle
 from federated.gate import Arrays, Shape, windows_fault
 
 if TYPE_CHECKING:
@@ -27,23 +28,11 @@ if TYPE_CHECKING:
     from federated.compile.graph import Graph
     from federated.config import Plan
     from federated.families import Lesson
+    from federated.moments import Moments
 
 HALF_FROM = 40  # features: from here on scatters travel as float16, 1.6 kB instead of 3.3
 BETWEEN_DRONE, BETWEEN_LAG = 5.0, 1.0
 _NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
-
-
-def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(D, D) symmetric -> its upper triangle (D (D + 1) / 2,), row by row."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def square(upper: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The inverse of `triangle`."""
-    d = round(((8 * len(upper) + 1) ** 0.5 - 1) / 2)
-    matrix = np.zeros((d, d))
-    matrix[np.triu_indices(d)] = upper
-    return matrix + np.triu(matrix, 1).T
 
 
 def scatters(lesson: Lesson) -> tuple[NDArray[np.float64], int, NDArray[np.float64], int]:
@@ -115,22 +104,39 @@ class Pca:
         return float(np.linalg.norm(sizes))
 
     def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:  # noqa: ARG002  # counts are in the updates
-        """Exact sums. B replaces the state's when devices sent enough of it: their rings hold the fitted flights too."""
-        n0, flights0, devices0 = (int(count) for count in state["counts"])
-        within = plan.pca.forget * state["within"].astype(np.float64)
-        n = round(plan.pca.forget * n0)
-        between = np.zeros_like(within)
-        flights = 0
+        """Exact sums."""
+        size = state["within"].size
+        within, between = np.zeros(size), np.zeros(size)
+        fresh = flights = 0
         for update in updates:
             new, seen = (int(count) for count in update["counts"])
             within = within + new * update["within"].astype(np.float64)
             between = between + seen * update["between"].astype(np.float64)
-            n, flights = n + new, flights + seen
-        devices = len(updates)
+            fresh, flights = fresh + new, flights + seen
+        return self._merged(plan, state, within, between, (fresh, flights, len(updates)))
+
+    def merge_sums(self, plan: Plan, state: Arrays, moments: Moments) -> Arrays:
+        """The same of sums that were made under masks."""
+        counts = (moments.fresh, moments.flights, moments.devices)
+        return self._merged(plan, state, moments.within, moments.between, counts)
+
+    @staticmethod
+    def _merged(
+        plan: Plan,
+        state: Arrays,
+        within: NDArray[np.float64],
+        between: NDArray[np.float64],
+        counts: tuple[int, int, int],
+    ) -> Arrays:
+        """B replaces the state's when devices sent enough of it: their rings hold the fitted flights too."""
+        n0, flights0, devices0 = (int(count) for count in state["counts"])
+        fresh, flights, devices = counts
+        n = round(plan.pca.forget * n0) + fresh
         if flights <= devices and flights0 > devices0:  # one flight a device tells nothing about sessions
             between, flights, devices = state["between"].astype(np.float64), flights0, devices0
         if n < 2:
             raise AggregationError(f"pca: at least 2 windows that are new or known expected, {n} came")
+        within = plan.pca.forget * state["within"].astype(np.float64) + within
         return {"within": within, "between": between, "counts": np.array([n, flights, devices], np.int64)}
 
     def spread(self, plan: Plan, state: Arrays, *, drone: bool) -> NDArray[np.float64]:
@@ -157,6 +163,9 @@ class Pca:
         values, vectors = np.linalg.eigh(total)  # ascending
         weight = vectors / np.sqrt(values) @ vectors.T if drone else vectors[:, : d - self._kept(plan, values[::-1])].T
         return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
+
+    def weigh(self, plan: Plan, state: Arrays) -> None:
+        """All outputs count alike."""
 
     @staticmethod
     def _kept(plan: Plan, values: NDArray[np.float64]) -> int:

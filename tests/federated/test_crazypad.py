@@ -16,9 +16,9 @@ from edge.scoring.runtimes import open_runtime
 from edge.scoring.scorer import Scorer
 from edge.scoring.windows import cut
 from edge.sources.files import read_recording
-from federated.client_app import load
 from federated.config import PcaOptions, Plan
 from federated.evaluation.flights import Flight, Outcome, figures, leave_one_out
+from federated.own import load
 from federated.training import run
 from federated_rigs import data_folder
 

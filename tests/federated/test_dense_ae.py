@@ -9,6 +9,7 @@ from covey.errors import BundleError
 from federated.config import DenseOptions, Plan
 from federated.families import Lesson, dense
 from federated.families.dense_ae import DenseAutoencoder, hidden_widths
+from federated.rules import average, moved
 from federated.strategy import own_part, update_fault
 
 PLAN = Plan("dense-ae", dense=DenseOptions(hidden=[2], epochs=1, batch=8))
@@ -34,7 +35,7 @@ def test_an_update_is_the_change_that_local_training_made():
     before = [state[name] for name in ("w0", "b0", "w1", "b1")]
     after, _ = dense.train(before, z, 1, PLAN.dense.learning_rate, 5, batch_size=8)
     for name, new, old in zip(("w0", "b0", "w1", "b1"), after, before, strict=True):
-        np.testing.assert_array_equal(update[name], (new - old).astype(np.float16))
+        np.testing.assert_array_equal(update[name], new - old)
     assert {name: values.shape for name, values in update.items()} == {
         name: shape.shape for name, shape in FAMILY.shapes(PLAN, 3).items()
     }
@@ -44,20 +45,21 @@ def test_each_weight_moves_by_its_own_mean():
     state = FAMILY.begin(PLAN, 3)
     one, other = constant(0.0), constant(0.0)
     one["w1"][2, 1], other["w1"][2, 1], one["b0"][1] = 1.0, 3.0, 8.0
-    merged = FAMILY.merge(PLAN, state, [one, other], [10, 30])
-    moved = {name: merged[name] - state[name] for name in state}
-    assert moved["w1"][2, 1] == pytest.approx(2.5)
-    assert moved["b0"][1] == pytest.approx(2.0)
-    moved["w1"][2, 1] = moved["b0"][1] = 0
-    assert all(np.abs(values).max() == 0 for values in moved.values())
+    step, _ = average(PLAN, 1, [one, other], [10, 30], 0, {})
+    merged = moved(state, step)
+    apart = {name: merged[name] - state[name] for name in state}
+    assert apart["w1"][2, 1] == pytest.approx(2.5)
+    assert apart["b0"][1] == pytest.approx(2.0)
+    apart["w1"][2, 1] = apart["b0"][1] = 0
+    assert all(np.abs(values).max() == 0 for values in apart.values())
 
 
 def test_a_hostile_device_of_four_is_trimmed_away():
     state = FAMILY.begin(PLAN, 3)
     updates = [constant(0.1), constant(0.2), constant(0.3), constant(-0.4)]
-    merged = FAMILY.merge(PLAN, state, updates, [1, 1, 1, 1])
+    step, _ = average(PLAN, 1, updates, [1, 1, 1, 1], 0, {})
     # norms .1 .2 .3 .4, median .25: .3 -> .25, -.4 -> -.25; without both ends of -.25 .1 .2 .25: (.1 + .2) / 2
-    np.testing.assert_allclose(merged["w0"] - state["w0"], 0.15, atol=1e-6)
+    np.testing.assert_allclose(moved(state, step)["w0"] - state["w0"], 0.15, atol=1e-6)
 
 
 def test_what_every_update_carries_is_not_taken_for_weights():

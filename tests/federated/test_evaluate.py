@@ -12,7 +12,6 @@ from covey.errors import AggregationError, BundleError, DataError
 from covey.sketch import Sketch
 from edge.scoring.runtimes import available, open_runtime
 from edge.scoring.windows import DRONE_CHANNELS
-from federated.client_app import draft_of, load, normalised
 from federated.compile.export import Compiled, compile_graph, export, golden_windows
 from federated.compile.onnx_writer import write_onnx
 from federated.compile.quantize import Ranges, observe, quantize
@@ -21,6 +20,7 @@ from federated.config import Gates, PcaOptions, Plan, choose_inputs
 from federated.evaluate import held_out, judge, pool, refuse_worse
 from federated.families import Lesson
 from federated.families.pca import Pca
+from federated.own import draft_of, load, normalised
 from federated_rigs import walk, write_csv
 
 PLAN = Plan("pca", window=4, commission_windows=50, pca=PcaOptions(keep=4))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covey.errors import AggregationError
-from federated.gate import Shape, clip_to_median, fault, norm_faults, robust_mean, trimmed_mean, windows_fault
+from federated.gate import Shape, bounded_weights, fault, length, norm_faults, require_finite, shortened, windows_fault
 
 SHAPES = {"w": Shape((2, 3)), "n": Shape((1,), "i"), "rows": Shape((-1, 2), most=4)}
 
@@ -47,29 +47,20 @@ def test_a_norm_far_above_the_median_is_refused_from_three_on():
     assert [told is None for told in norm_faults([1.0, 1.0, 19.9, 20.1, 1.0])] == [True, True, True, False, True]
 
 
-def test_long_updates_are_shortened_to_the_median_length():
-    clipped = clip_to_median(np.array([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0]]))  # lengths 5, 1, 10
-    np.testing.assert_allclose(clipped, [[3.0, 4.0], [0.0, 1.0], [3.0, 4.0]])
+def test_a_long_update_is_shortened_and_a_short_one_is_not():
+    step = {"w": np.array([[3.0, 0.0]]), "b": np.array([4.0])}
+    assert length(step) == 5.0
+    cut = shortened(step, 5.0, 2.5)
+    np.testing.assert_allclose(cut["w"], [[1.5, 0.0]])
+    np.testing.assert_allclose(cut["b"], [2.0])
+    assert shortened(step, 5.0, 6.0) is step
 
 
-def test_trimmed_mean_drops_the_extremes_of_each_coordinate():
-    rows = np.array([[0.0, 9.0], [1.0, 8.0], [2.0, 7.0], [100.0, -100.0]])
-    weights = np.array([1.0, 1.0, 3.0, 1.0])
-    # coordinate 0 keeps 1 and 2 with weights 1 and 3; coordinate 1 keeps 8 and 7 with weights 1 and 3
-    np.testing.assert_allclose(trimmed_mean(rows, weights, 0.25), [7 / 4, 29 / 4])
+def test_a_number_of_windows_weighs_at_most_four_times_the_median():
+    assert bounded_weights([10, 20, 30, 1_000_000, 0]) == [10.0, 20.0, 30.0, 80.0, 1.0]
 
 
-def test_trimmed_mean_needs_three_clients():
-    with pytest.raises(AggregationError, match="at least 3 clients expected, 2 came"):
-        trimmed_mean(np.ones((2, 1)), np.ones(2), 0.2)
-
-
-def test_two_clients_are_averaged_by_their_windows():
-    np.testing.assert_allclose(robust_mean(np.array([[0.0], [4.0]]), np.array([1.0, 3.0]), 0.2), [3.0])
-
-
-def test_one_hostile_client_of_five_moves_the_mean_no_further_than_honest_ones_differ():
-    honest = np.array([[1.0, 1.0], [1.1, 0.9], [0.9, 1.1], [1.0, 1.05]])
-    rows = np.vstack([honest, [[-1e6, 1e6]]])
-    mean = robust_mean(rows, np.ones(5), 0.2)
-    assert np.abs(mean - 1.0).max() < 0.11
+def test_a_merged_state_that_is_not_finite_ends_the_run():
+    require_finite({"w": np.ones(2)})
+    with pytest.raises(AggregationError, match="merged w: finite numbers expected"):
+        require_finite({"b": np.ones(1), "w": np.array([1.0, np.inf])})

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from covey.errors import DataError
-from federated.client_app import load
+from federated.own import load
 from federated.permission import FRESH_S, ask
 
 

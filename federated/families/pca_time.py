@@ -1,0 +1,181 @@
+"""Family `pca` over `temporal` features: one covariance for each branch, in one shot; the network turns windows into its directions.
+
+A device sends the scatter of its new windows about its own center, branch by branch, and their number: sums are exact, so
+one round equals the principal components of all windows pooled, each device centered by itself. The network is one layer, block by
+block: y = L^-1/2 U' z with the pooled covariance U L U'; which outputs count how much is each device's own (edge/scoring/weights.py)
+and, for a device that has no windows yet, follows from L.
+
+Directions in which devices hardly vary drown in int8's rounding of the input, so their L is taken no smaller than FLOOR.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from covey.bundle import Outputs
+from covey.errors import AggregationError
+from federated.branches import branch
+from federated.compile.graph import Dense
+from federated.config import BRANCHES, CLIP
+from federated.families import Weighing
+from federated.families.scatter import square, triangle
+from federated.gate import Arrays, Shape, windows_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from federated.compile.graph import Graph
+    from federated.config import Plan
+    from federated.families import Lesson
+
+INPUT_STEP = 2 * CLIP / 255  # of the int8 input
+FLOOR = 3 * INPUT_STEP**2 / 12  # three times the variance of its rounding
+LEAST_SCALE = 0.05
+KEEP = 0.65  # share of a branch's variance that counts as normal variation
+_NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
+
+
+def parts(blocks: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """(features, numbers of the triangle) of each branch."""
+    at = entries = 0
+    for size in blocks:
+        upper = size * (size + 1) // 2
+        yield slice(at, at + size), slice(entries, entries + upper)
+        at, entries = at + size, entries + upper
+
+
+def entries_of(blocks: Sequence[int]) -> int:
+    """Numbers in all triangles."""
+    return sum(size * (size + 1) // 2 for size in blocks)
+
+
+def directions(blocks: Sequence[int], state: Arrays) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """(L descending, U) of each branch's covariance.
+
+    Raises:
+        AggregationError: a covariance is zero.
+    """
+    out = []
+    for _, upper in parts(blocks):
+        values, vectors = np.linalg.eigh(square(state["within"][upper]) / max(int(state["counts"][0]), 1))
+        if not values.sum() > 0:
+            raise AggregationError("pca: windows that vary expected, their covariance is zero")
+        out.append((np.maximum(values[::-1], 0.0), vectors[:, ::-1]))
+    return out
+
+
+class PcaOverTime:
+    """See the module; state is `within` (triangles of sums, branch by branch) and `counts` (windows, devices)."""
+
+    kind: ClassVar[Literal["project", "reconstruct"]] = "project"
+    one_shot: ClassVar[bool] = True
+    headroom: ClassVar[float] = 2.0  # outputs saturate at the range: anomalies need room above normal windows
+
+    def __init__(self, plan: Plan) -> None:
+        """Args: plan: its branches."""
+        self._filters = [len(branch(name).taps) for name in plan.branches or BRANCHES]
+
+    def blocks(self, d: int) -> list[int]:
+        """Features of each branch; d is all of them."""
+        return [count * (d // sum(self._filters)) for count in self._filters]
+
+    def begin(self, plan: Plan, d: int) -> Arrays:  # noqa: ARG002  # the interface's
+        """Nothing seen yet."""
+        return {"within": np.zeros(entries_of(self.blocks(d))), "counts": np.zeros(2, np.int64)}
+
+    def down(self, state: Arrays) -> Arrays:  # noqa: ARG002  # the interface's
+        """Devices need nothing: the sums are the server's."""
+        return {}
+
+    def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:  # noqa: ARG002  # the interface's
+        """Mean of the scatter of new windows (float16), and how many there are."""
+        z = lesson.z[~lesson.fitted].astype(np.float64)
+        blocks = self.blocks(z.shape[1])
+        mean = [triangle(z[:, here].T @ z[:, here] / max(len(z), 1)) for here, _ in parts(blocks)]
+        return {"within": np.concatenate(mean).astype(np.float16), "counts": np.array([len(z)], np.int64)}
+
+    def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:  # noqa: ARG002  # the interface's
+        """A triangle for each branch, one after the other, and a count."""
+        return {"within": Shape((entries_of(self.blocks(d)),)), "counts": Shape((1,), "i")}
+
+    def fault(self, update: Arrays) -> str | None:
+        """A count that can be, and scatters that are ones: positive semidefinite, no larger than clipped features give."""
+        wrong = windows_fault(int(update["counts"][0]))
+        if wrong is not None:
+            return wrong
+        for number, (_, upper) in enumerate(parts(self._blocks_of(update))):
+            values = np.linalg.eigvalsh(square(update["within"][upper].astype(np.float64)))
+            total = float(values.sum())
+            if values[0] < -_NOT_A_SCATTER * max(total, 0.0) - 1e-6:
+                return f"within: branch {number}: a scatter has no negative eigenvalue, {values[0]:.3g} came"
+            if total > CLIP**2 * len(values) * 1.01:
+                mean = total / len(values)
+                return f"within: branch {number}: variance of at most {CLIP**2:g} a feature expected, {mean:.4g} came"
+        return None
+
+    def norm(self, update: Arrays) -> float:
+        """Frobenius norm of the scatters."""
+        return float(np.linalg.norm(update["within"].astype(np.float64)))
+
+    def merge(self, plan: Plan, state: Arrays, updates: Sequence[Arrays], weights: Sequence[int]) -> Arrays:  # noqa: ARG002  # counts are in the updates
+        """Exact sums over devices, added to what the state holds.
+
+        Raises:
+            AggregationError: fewer than two windows in all.
+        """
+        n0, devices = (int(count) for count in state["counts"])
+        within = plan.pca.forget * state["within"].astype(np.float64)
+        n = round(plan.pca.forget * n0)
+        for update in updates:
+            count = int(update["counts"][0])
+            within = within + count * update["within"].astype(np.float64)
+            n += count
+        if n < 2:
+            raise AggregationError(f"pca: at least 2 windows that are new or known expected, {n} came")
+        return {"within": within, "counts": np.array([n, max(devices, len(updates))], np.int64)}
+
+    def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
+        """One dense layer, block by block, whose outputs have the variance 1 over the fleet's windows."""
+        blocks = self._blocks_of(state)
+        weight = np.zeros((sum(blocks), sum(blocks)))
+        for (here, _), (values, vectors) in zip(parts(blocks), directions(blocks, state), strict=True):
+            weight[here, here] = (vectors / np.sqrt(np.maximum(values, FLOOR))).T
+        weight *= self.scale(plan, state)
+        return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
+
+    def scale(self, plan: Plan, state: Arrays) -> NDArray[np.float64]:
+        """(D,) the group's scale of features, in spreads of their channels: int8 has one step for all inputs.
+
+        Devices that scale features by their own spread have learned with it already, and it is 1.
+        """
+        blocks = self._blocks_of(state)
+        if plan.temporal.own_scale:
+            return np.ones(sum(blocks))
+        n = max(int(state["counts"][0]), 1)
+        diagonal = np.concatenate([np.diag(square(state["within"][upper])) / n for _, upper in parts(blocks)])
+        out: NDArray[np.float64] = np.maximum(np.sqrt(diagonal), LEAST_SCALE)
+        return out
+
+    def weigh(self, plan: Plan, state: Arrays) -> Weighing:
+        """Of the directions."""
+        blocks = self._blocks_of(state)
+        values = np.concatenate([values for values, _ in directions(blocks, state)])
+        size = np.maximum(values, FLOOR)
+        rule = Outputs(
+            branch=np.repeat(np.arange(len(blocks)), blocks).tolist(),
+            variance=size.tolist(),
+            keep=plan.pca.variance if plan.pca.variance is not None else KEEP,
+            within=plan.pca.within,
+            trim=plan.pca.distrust,
+        )
+        return Weighing(rule, values / size, self.scale(plan, state))
+
+    def _blocks_of(self, arrays: Arrays) -> list[int]:
+        entries, channels = len(arrays["within"]), 1
+        while entries_of(self.blocks(channels * sum(self._filters))) < entries:
+            channels += 1
+        return self.blocks(channels * sum(self._filters))
