@@ -256,7 +256,7 @@ def test_the_command_prints_one_object_and_says_what_it_lacks(tmp_path):
         ([*words, "--data", str(tmp_path), "--mode", "central"], "--mode: of local"),
         ([*words, "--data", str(tmp_path), "--prefix"], "--prefix: protocol fleet expected"),
         (["evaluate", "--protocol", "nab", "--data", str(tmp_path)], "--protocol: one of skab"),
-        ([*words, "--data", str(tmp_path), "--family", "magic"], "family: one of"),
+        ([*words, "--data", str(tmp_path), "--family", "magic"], "family:"),
     ):
         failed = runner.invoke(app, options)
         assert isinstance(failed.exception, UsageError), options
