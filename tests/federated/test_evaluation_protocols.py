@@ -18,11 +18,12 @@ from edge.scoring.scorer import Scorer
 from edge.scoring.windows import cut
 from edge.sources.files import read_recording
 from federated.cli import app
-from federated.config import Plan
+from federated.config import Gates, Plan
 from federated.evaluation.figures import Judge, agreement, averaged, of_fleet
 from federated.evaluation.goals import goals_of
 from federated.evaluation.protocols import coldstart, fleet
 from federated.evaluation.report import Options, evaluate
+from federated.evaluation.runs import calibrations, train, windows_of
 from federated.evaluation.sets import servers, skab_files
 from federated.training import run
 from federated_rigs import CHANNELS, walk
@@ -106,9 +107,33 @@ def test_summed_covariances_make_central_training_and_federated_training_the_sam
     central, apart = (tree["modes"][mode]["runtimes"]["fp32"]["mean"] for mode in ("pooled", "personal"))
     assert central["auc_pr"] == pytest.approx(apart["auc_pr"], abs=2e-3)
     assert tree["modes"]["pooled"]["failed"] == {}
+    shared, own = (tree["modes"][mode]["runtimes"]["litert"]["mean"] for mode in ("federated", "personal"))
+    assert shared["auc_pr"] == own["auc_pr"]  # one bundle, one center
+    assert (shared["far"], shared["mar"]) != (own["far"], own["mar"])  # another threshold
     assert central["auc_pr"] > 0.5  # chance: 1/6
     for runtime in tree["int8"].values():
         assert all(one["same_alarms"] > 0.95 for one in runtime.values())
+
+
+def test_without_its_own_threshold_a_device_takes_the_group_s_and_keeps_its_center(tmp_path):
+    devices = servers(npz(tmp_path))["fleet of 3 channels"]
+    found = train(PLAN, {one.name: one.normal.node() for one in devices})
+    windows = windows_of(found, PLAN, devices[0].normal.node())
+    group = found.bundle.manifest.defaults
+    shared, own = (calibrations(found, windows, personal=personal) for personal in (False, True))
+    for runtime in ("onnx", "litert"):
+        assert shared[runtime].thresholds == {runtime: group.thresholds[runtime]}
+        assert own[runtime].thresholds[runtime] != group.thresholds[runtime]
+        assert shared[runtime].center == own[runtime].center != group.center
+    assert shared["fp32"].thresholds["fp32"] in group.thresholds.values()
+
+
+def test_a_bundle_that_the_gates_would_refuse_is_measured_and_told(tmp_path):
+    devices = servers(npz(tmp_path))["fleet of 3 channels"]
+    strict = Plan("pca", gates=Gates(int8_error=1e-9))
+    tree = fleet(devices, strict, JUDGE, quiet, modes=["personal"])
+    assert "int8 error of at most 1e-09" in tree["modes"]["federated"]["refused"]["fleet"]
+    assert tree["modes"]["personal"]["runtimes"]["onnx"]["mean"]["auc_pr"] > 0
 
 
 def test_a_local_model_knows_no_other_device(tmp_path):
