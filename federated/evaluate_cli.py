@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from covey.errors import ConfigError, UsageError
+from covey.errors import UsageError
 
 if TYPE_CHECKING:
     from federated.config import Plan
@@ -57,7 +57,7 @@ def evaluate(
     )
     if prefix and protocol != "fleet":
         raise UsageError(f"--prefix: protocol fleet expected, {protocol} came")
-    plan = read_plan(plan_file, family, rounds)
+    plan = plan_from(plan_file, family, rounds)
     report = run(data, plan, options, lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(json.dumps(report))
@@ -67,36 +67,20 @@ def evaluate(
     show(report, Console())
 
 
-def read_plan(path: Path | None, family: str | None, rounds: int | None) -> "Plan":
-    """The plan of a file, of options, or the default: `pca`.
+def plan_from(path: Path | None, family: str | None, rounds: int | None) -> "Plan":
+    """The plan of a file, with what the options say instead; `pca` where neither names a family.
 
     Raises:
-        UsageError: no file.
-        ConfigError: an option that no plan has, or out of range.
+        ConfigError: an option that no plan has, out of range, or that does not go with the others.
     """
-    import msgspec
-
-    from federated.config import Plan
     from federated.evaluation.runs import AE_ROUNDS
     from federated.families import family_of
+    from federated.plans import make_plan, read_plan
 
-    told: dict[str, object] = {}
-    if path is not None:
-        try:
-            told = msgspec.toml.decode(path.read_bytes())
-        except OSError as error:
-            raise UsageError(f"{path}: a readable plan expected, {error.strerror or error} came") from error
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ConfigError(f"{path}: TOML expected: {error}") from error
-    if family is not None:
-        told["family"] = family
+    told = read_plan(path) if path is not None else {}
+    told |= {name: value for name, value in (("family", family), ("rounds", rounds)) if value is not None}
     told.setdefault("family", "pca")
-    if rounds is not None:
-        told["rounds"] = rounds
-    family_of(str(told["family"]))
-    told.setdefault("rounds", 1 if family_of(str(told["family"])).one_shot else AE_ROUNDS)
-    try:
-        return msgspec.convert(told, Plan)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        raise ConfigError(f"{path or 'plan'}: {text[:1].lower()}{text[1:]}") from error
+    plan = make_plan(told, str(path) if path is not None else "options")
+    if "rounds" in told or family_of(plan.family).one_shot:
+        return plan
+    return make_plan({**told, "rounds": AE_ROUNDS}, str(path) if path is not None else "options")

@@ -23,7 +23,7 @@ from federated.evaluation.figures import Tree, mean
 from federated.evaluation.flights import DEEP_MM, Outcome, figures, flight_score
 from federated.evaluation.metrics import auc_pr
 from federated.evaluation.protocols import MODES
-from federated.evaluation.runs import FP32, calibration, int8_runtimes, train, windows_of
+from federated.evaluation.runs import FP32, calibrations, int8_runtimes, train, windows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +135,7 @@ def _judge(
         return
     manifest = found.bundle.manifest
     try:
-        own = calibration(found, windows_of(found, plan, node), personal=personal)
+        own = calibrations(found, windows_of(found, plan, node), personal=personal)
     except CoveyError as error:
         entry.failed[f"{drone} without {Path(judged[0].file).name}"] = str(error)
         return
@@ -150,7 +150,7 @@ def _judge(
             if not len(cache[key]):
                 entry.failed[one.file] = "at least one window in the air expected, none found"
                 continue
-            scorer = Scorer(manifest, network, runtime, own)
+            scorer = Scorer(manifest, network, runtime, own[runtime])
             scored = scorer.score(cache[key])
             asked = not one.healthy and one.cut_mm >= DEEP_MM
             tops = [scorer.attribute(row)[1] for row in scored.error.astype(np.float64)] if asked else []

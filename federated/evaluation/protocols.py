@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from covey.errors import AggregationError, CoveyError, UsageError
 from federated.evaluation.figures import Judge, Judged, Tree, agreement, of_fleet
 from federated.evaluation.metrics import period
-from federated.evaluation.runs import FP32, calibration, for_family, int8_runtimes, score, train, windows_of
+from federated.evaluation.runs import FP32, calibrations, for_family, int8_runtimes, score, train, windows_of
 from federated.evaluation.sets import Part
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODES = ("local", "pooled", "federated", "personal")
 DAY_ROWS = {"asd": 288, "smd": 1440}  # of 5 minutes, and of 1
 COLD_DAYS = (1, 3)
+LOCAL: tuple[Literal["pca", "dense-ae"], ...] = ("pca", "dense-ae")  # what a new device is compared with
 
 
 @dataclass
@@ -93,7 +94,7 @@ class Trial:
         began = time.monotonic()
         for one in devices:
             try:
-                own = calibration(found, windows_of(found, plan, one.normal.node()), personal=personal)
+                own = calibrations(found, windows_of(found, plan, one.normal.node()), personal=personal)
                 recording = one.test.read(list(found.bundle.manifest.inputs.channels))
                 told = score(found, recording, own)
             except CoveyError as error:
@@ -191,7 +192,7 @@ def coldstart(
         shared = trials[days[0]].trained("federated", f"all but {new.name}", plan, peers)
         for span, trial in trials.items():
             for begun in _begun(new, span * day_rows, starts):
-                for family in ("pca", "dense-ae"):
+                for family in LOCAL:
                     own_plan = for_family(plan, family)
                     alone = trial.trained(f"local-{family}", new.name, own_plan, [begun])
                     trial.judge(f"local-{family}", alone, own_plan, [begun], personal=True)

@@ -104,8 +104,8 @@ def evaluate(folder: Path, plan: Plan, options: Options, say: Say) -> Tree:
         "seeds": list(seeds),
         "seconds": round(time.monotonic() - began, 1),
         "versions": versions(),
-        "options": msgspec.to_builtins(options),
-        "plan": msgspec.to_builtins(plan),
+        "options": msgspec.json.decode(msgspec.json.encode(options)),
+        "plan": msgspec.json.decode(msgspec.json.encode(plan)),
     }
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -21,12 +21,12 @@ from edge.scoring.calibration import calibrate
 from edge.scoring.rows import score_rows
 from edge.scoring.runtimes import available, open_runtime
 from edge.scoring.scorer import Scorer
-from federated.config import Gates, Job
+from federated.config import Gates, Job, settled
 from federated.engines.home import run_server
 from federated.engines.simulation import SimulationGrid
 from federated.evaluate import FloatNetwork, refuse_worse
 from federated.evaluation.central import CentralGrid
-from federated.families import family_of, unpack_state
+from federated.families import family_for, family_of, unpack_state
 from federated.own import load
 from federated.training import read_report
 
@@ -79,12 +79,21 @@ def int8_runtimes() -> list[str]:
     return here
 
 
-def for_family(plan: Plan, family: str) -> Plan:
-    """The same plan for another family, with as many rounds as it needs."""
+def for_family(plan: Plan, family: Literal["pca", "dense-ae"]) -> Plan:
+    """The same plan for another family, with that family's own rule and as many rounds as it needs."""
     if plan.family == family:
         return plan
     rounds = 1 if family_of(family).one_shot else AE_ROUNDS
-    return msgspec.convert({**msgspec.to_builtins(plan), "family": family, "rounds": rounds}, type(plan))
+    return alone(msgspec.structs.replace(plan, family=family, rounds=rounds, strategy="auto"))
+
+
+def alone(plan: Plan) -> Plan:
+    """The same plan for one learner: nobody to hide from, to trim, to draw from or to send a rounded update to."""
+    if plan.rule == "sum":
+        return msgspec.structs.replace(plan, masked=False, privacy=None, fraction=1.0)
+    return msgspec.structs.replace(
+        plan, strategy="fedavg", clip="none", compress="none", masked=False, privacy=None, fraction=1.0
+    )
 
 
 def train(plan: Plan, nodes: Mapping[str, Mapping[str, str]], *, central: bool = False) -> Trained:
@@ -100,7 +109,8 @@ def train(plan: Plan, nodes: Mapping[str, Mapping[str, str]], *, central: bool =
     """
     began = time.monotonic()
     runtimes = int8_runtimes()
-    wanted = msgspec.structs.replace(plan, min_clients=1, timeout_s=_PATIENCE_S, gates=_OPEN)
+    single = central or len(nodes) == 1
+    wanted = msgspec.structs.replace(alone(plan) if single else plan, min_clients=1, timeout_s=_PATIENCE_S, gates=_OPEN)
     grid = CentralGrid(nodes) if central else SimulationGrid(nodes, threading.Event())
     with tempfile.TemporaryDirectory(prefix="covey-evaluate-") as folder:
         out = Path(folder) / "bundle.zip"
@@ -113,36 +123,46 @@ def train(plan: Plan, nodes: Mapping[str, Mapping[str, str]], *, central: bool =
     except AggregationError as error:
         refused = str(error)
     state = unpack_state(bundle.files[STATE], STATE)
-    graph = family_of(plan.family).to_graph(wanted, state, drone=bundle.manifest.inputs.features.kind == "drone")
+    inputs = bundle.manifest.inputs
+    done = settled(wanted, inputs)
+    graph = family_for(done).to_graph(done, state, drone=inputs.features.kind == "drone")
     networks: dict[str, Network] = {FP32: FloatNetwork(graph)}
     networks |= {name: open_runtime(name, bundle.model(name)) for name in runtimes}
     failed = {} if central else report.failed
     return Trained(bundle, networks, refused, failed, time.monotonic() - began)
 
 
-def calibration(trained: Trained, windows: Windows, *, personal: bool) -> Calibration:
-    """What the device adds from its normal windows.
+def calibrations(trained: Trained, windows: Windows, *, personal: bool) -> dict[str, Calibration]:
+    """What the device adds from its normal windows, by runtime: a device has one, and calibrates with that one.
 
     Args:
         trained: the bundle and its runtimes.
         windows: of the device.
-        personal: everything a device's calibration adds; else its center and scale alone, with the group's thresholds.
+        personal: everything a device's calibration adds; else its center and scale alone, with the group's thresholds and
+            weights of outputs.
 
     Raises:
         DataError: too few windows.
     """
-    manifest = trained.bundle.manifest
-    own = calibrate(manifest, trained.bundle.digest, windows, trained.networks, 0.0)
+    manifest, digest = trained.bundle.manifest, trained.bundle.digest
+    own = {
+        name: calibrate(manifest, digest, windows, {name: network}, 0.0, personal=personal)
+        for name, network in trained.networks.items()
+    }
     if personal:
         return own
     group = manifest.defaults
     sibling = next(name for name in INT8 if name in trained.networks)  # the group knows no float threshold
-    return msgspec.structs.replace(
-        own,
-        spread=group.spread,
-        thresholds={name: group.thresholds[sibling if name == FP32 else name] for name in own.thresholds},
-        reference={name: group.reference[sibling if name == FP32 else name] for name in own.reference},
-    )
+    out: dict[str, Calibration] = {}
+    for name, one in own.items():
+        known = sibling if name == FP32 else name
+        out[name] = msgspec.structs.replace(
+            one,
+            spread=group.spread,
+            thresholds={name: group.thresholds[known]},
+            reference={name: group.reference[known]},
+        )
+    return out
 
 
 def windows_of(trained: Trained, plan: Plan, node: Mapping[str, str]) -> Windows:
@@ -157,7 +177,7 @@ def windows_of(trained: Trained, plan: Plan, node: Mapping[str, str]) -> Windows
     return windows
 
 
-def score(trained: Trained, recording: Recording, own: Calibration) -> dict[str, RowScores]:
+def score(trained: Trained, recording: Recording, own: Mapping[str, Calibration]) -> dict[str, RowScores]:
     """Runtime -> scores and alarms of every row, told from the rows up to it.
 
     Raises:
@@ -165,5 +185,6 @@ def score(trained: Trained, recording: Recording, own: Calibration) -> dict[str,
     """
     manifest = trained.bundle.manifest
     return {
-        name: score_rows(recording, Scorer(manifest, network, name, own)) for name, network in trained.networks.items()
+        name: score_rows(recording, Scorer(manifest, network, name, own[name]))
+        for name, network in trained.networks.items()
     }
