@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from covey.bundle import unpack
 from covey.ring import RingReader
-from federated.compile.graph import Dense, Graph
+from federated.compile.graph import Conv, Dense, Graph, Layer
 from federated.compile.quantize import observe
 from federated.config import Plan, read_struct
 from federated.evaluate import judge
@@ -86,9 +86,16 @@ def _unpacked(content: bytes, what: str) -> Bundle:
 
 
 def graph_of(arrays: Arrays) -> Graph:
-    """The float graph that a message carries as w0, b0, r0, w1, ..."""
+    """The float graph that a message carries as w0, b0, r0, w1, ...; s0 beside a convolution."""
     count = sum(name.startswith("w") for name in arrays)
-    return tuple(Dense(arrays[f"w{n}"], arrays[f"b{n}"], relu=bool(arrays[f"r{n}"][0])) for n in range(count))
+    layers: list[Layer] = []
+    for n in range(count):
+        weight, bias, relu = arrays[f"w{n}"], arrays[f"b{n}"], bool(arrays[f"r{n}"][0])
+        if weight.ndim == 3:
+            layers.append(Conv(weight, bias, int(arrays[f"s{n}"][0]), relu))
+        else:
+            layers.append(Dense(weight, bias, relu))
+    return tuple(layers)
 
 
 def arrays_of_graph(graph: Graph) -> Arrays:
@@ -96,4 +103,6 @@ def arrays_of_graph(graph: Graph) -> Arrays:
     arrays: Arrays = {}
     for n, layer in enumerate(graph):
         arrays |= {f"w{n}": layer.weight, f"b{n}": layer.bias, f"r{n}": np.array([layer.relu], np.uint8)}
+        if isinstance(layer, Conv):
+            arrays[f"s{n}"] = np.array([layer.steps], np.int64)
     return arrays

@@ -220,7 +220,7 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
 
 
 def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays) -> Manifest:
-    draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    draft = draft_of(plan, inputs, outputs=graph[-1].outputs)
     defaults = msgspec.structs.replace(
         draft.defaults, center=state["center"].tolist(), scale=np.maximum(state["scale"], 1e-4).tolist()
     )
