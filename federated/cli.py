@@ -31,7 +31,7 @@ def train(
     ] = None,
     ring: Annotated[list[str] | None, typer.Option("--ring", help="DEVICE=PATH of an agent's ring. Repeat.")] = None,
     stack: Annotated[Path | None, typer.Option("--stack", help="Folder of a stack: agents/*/ring.bin.")] = None,
-    family: Annotated[str, typer.Option("--family", help="pca or dense-ae.")] = "pca",
+    family: Annotated[str, typer.Option("--family", help="pca, dense-ae or conv-ae.")] = "pca",
     engine: Annotated[
         str | None,
         typer.Option("--engine", help="simulation (files or rings, this process) or local (rings, a process each)."),
