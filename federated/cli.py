@@ -35,7 +35,7 @@ def train(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="TOML file of a plan: every key of it; options go before it.")
     ] = None,
-    family: Annotated[str | None, typer.Option("--family", help="pca (default) or dense-ae.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="pca (default), dense-ae or conv-ae.")] = None,
     engine: Annotated[
         str | None,
         typer.Option("--engine", help="simulation (files or rings, this process) or local (rings, a process each)."),

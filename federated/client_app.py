@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from covey.bundle import unpack
 from covey.ring import RingReader
-from federated.compile.graph import Dense, Graph
+from federated.compile.graph import Conv, Dense, Graph, Layer
 from federated.compile.quantize import observe
 from federated.config import CLIP, Plan, read_struct
 from federated.evaluate import judge
@@ -123,12 +123,20 @@ def _unpacked(content: bytes, what: str) -> Bundle:
 
 
 def graph_of(arrays: Arrays) -> Graph:
-    """The float graph that a message carries as w0, b0, r0, w1, ..."""
+    """The float graph that a message carries as w0, b0, r0, w1, ...; s0 beside a convolution."""
     count = sum(name.startswith("w") for name in arrays)
-    return tuple(
-        Dense(arrays[f"w{n}"].astype(np.float32), arrays[f"b{n}"].astype(np.float32), relu=bool(arrays[f"r{n}"][0]))
-        for n in range(count)
-    )
+    layers: list[Layer] = []
+    for n in range(count):
+        weight, bias, relu = (
+            arrays[f"w{n}"].astype(np.float32),
+            arrays[f"b{n}"].astype(np.float32),
+            bool(arrays[f"r{n}"][0]),
+        )
+        if weight.ndim == 3:
+            layers.append(Conv(weight, bias, int(arrays[f"s{n}"][0]), relu))
+        else:
+            layers.append(Dense(weight, bias, relu))
+    return tuple(layers)
 
 
 def arrays_of_graph(graph: Graph) -> Arrays:
@@ -136,6 +144,8 @@ def arrays_of_graph(graph: Graph) -> Arrays:
     arrays: Arrays = {}
     for n, layer in enumerate(graph):
         arrays |= {f"w{n}": short(layer.weight), f"b{n}": short(layer.bias), f"r{n}": np.array([layer.relu], np.uint8)}
+        if isinstance(layer, Conv):
+            arrays[f"s{n}"] = np.array([layer.steps], np.int64)
     return arrays
 
 

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Struct)
 
-FAMILIES = ("pca", "dense-ae")
+FAMILIES = ("pca", "dense-ae", "conv-ae")
 RUNTIMES = ("onnx", "litert", "tflite")  # a bundle serves all three, whatever is installed here
 CLIP = 8.0  # of normalised features, and the int8 input range
 
 AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,000, idling propellers below 10,000
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
+LAG_WINDOW = 10  # samples
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
 FACTOR = 4 / 3
 TREND_REACH = 2.5  # of the window in `trend_rows`: 8 % of the average's weight lies on its oldest row
 
 AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
-RULES = {"pca": ("sum",), "dense-ae": AVERAGES}  # family -> its rules, the default first
+RULES = {"pca": ("sum",), "dense-ae": AVERAGES, "conv-ae": AVERAGES}  # family -> its rules, the default first
 Strategy = Literal["auto", "sum", "trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff"]
 Compress = Literal["none", "float16", "int8", "topk"]
 
@@ -54,13 +55,18 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
-    distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
-        0.03  # temporal: share of a device's own windows that it disbelieves
-    )
+
+
+class ConvOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """The network of family `conv-ae`; it trains by the options of `dense`, `hidden` apart."""
+
+    hidden: Count = 32  # channels between the layers
+    code: Count | None = None  # channels of the narrowest tensor; from the number of channels when None
+    kernel: Count = 3  # steps that a convolution sees, odd
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of family `dense-ae`."""
+    """Options of family `dense-ae`, and of the training of `conv-ae`."""
 
     hidden: list[Count] | None = None  # widths; from the number of features when None
     epochs: Count = 10  # a round
@@ -105,7 +111,7 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """One training run."""
 
-    family: Literal["pca", "dense-ae"]
+    family: Literal["pca", "dense-ae", "conv-ae"]
     group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     features: Literal["auto", "drone", "lag", "temporal"] = "auto"
     stream: Literal["auto", "process", "metrics", "daily"] = "auto"  # temporal: its kind; federated/streams.py
@@ -131,6 +137,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     temporal: Stream = Stream()
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
+    conv: ConvOptions = ConvOptions()
     gates: Gates = Gates()
     server: ServerOptions = ServerOptions()
     privacy: PrivacyOptions | None = None
@@ -193,6 +200,8 @@ def choose_inputs(
     windows = {length for _, _, _, length in offers if length}
     if len(windows) > 1 or (windows and kind != "temporal" and plan.window not in {None, *windows}):
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
+    if kind != "lag" and plan.family == "conv-ae":
+        raise DataError(f"conv-ae: features lag expected, whose order is time, {kind} found: give --features lag")
     if kind == "drone":
         window = fixed or plan.window or max(4, round(rate_hz))
         if wrong := wrong_bands(plan.bands, rate_hz, window):
@@ -202,7 +211,9 @@ def choose_inputs(
         raise DataError(f"inputs: no bands expected for features {kind}, {len(plan.bands)} came")
     if kind == "temporal":
         return _temporal(plan, wanted, rate_hz, fixed, *stream)
-    window = fixed or plan.window or 10
+    window = fixed or plan.window or LAG_WINDOW
+    if plan.family == "conv-ae" and window != (plan.window or LAG_WINDOW):
+        raise DataError(f"conv-ae: the devices hold windows of {window} samples: give --window {window}")
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 

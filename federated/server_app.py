@@ -228,7 +228,7 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
 
 
 def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: Family) -> Manifest:
-    draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    draft = draft_of(plan, inputs, outputs=graph[-1].outputs)
     d = draft.model.inputs
     center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
     defaults = msgspec.structs.replace(

@@ -140,7 +140,11 @@ def family_of(name: str) -> Family:
         from federated.families.dense_ae import DenseAutoencoder
 
         return DenseAutoencoder()
-    raise UsageError(f"family: one of pca, dense-ae expected, {name!r} came")
+    if name == "conv-ae":
+        from federated.families.conv_ae import ConvAutoencoder
+
+        return ConvAutoencoder()
+    raise UsageError(f"family: one of pca, dense-ae, conv-ae expected, {name!r} came")
 
 
 def family_for(plan: Plan) -> Family:
