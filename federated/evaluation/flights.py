@@ -151,8 +151,8 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
     """(N,) ranks from 1, ties at their mean rank."""
     _, which, count = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
-    middle: NDArray[np.float64] = last - (count - 1) / 2
-    return middle[which.ravel()]
+    middle = last - (count - 1) / 2
+    return np.asarray(middle[which.ravel()], np.float64)
 
 
 def alarmed(ratio: NDArray[np.floating[Any]], begin_windows: int) -> bool:
@@ -209,7 +209,8 @@ def figures(folds: Sequence[Sequence[Outcome]], begin_windows: int) -> Figures:
         auc=_mean([one for one in aucs if one is not None]),
         auc_pooled=auc(left_out, list(mean.values())),
         spearman=spearman(
-            [*(mean[flight] for flight in cuts), *left_out], [*(flight.cut_mm for flight in cuts), *[0.0] * len(healthy)]
+            [*(mean[flight] for flight in cuts), *left_out],
+            [*(flight.cut_mm for flight in cuts), *[0.0] * len(healthy)],
         ),
         spearman_cuts=_mean(ranked),
         false_alarm_windows=_windows(healthy) or 0.0,
