@@ -151,8 +151,9 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
     """(N,) ranks from 1, ties at their mean rank."""
     _, which, count = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
-    middle = last - (count - 1) / 2
-    return np.asarray(middle[which.ravel()], np.float64)
+    middle: NDArray[np.float64] = last - (count - 1) / 2
+    out: NDArray[np.float64] = middle[which.ravel()]
+    return out
 
 
 def alarmed(ratio: NDArray[np.floating[Any]], begin_windows: int) -> bool:
