@@ -19,12 +19,13 @@ from covey.errors import BundleError, UsageError
 from covey.runtime import write_whole
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
-from federated.checkpoint import Checkpoints, Round, identity_of
+from federated.checkpoint import BUNDLE, Checkpoints, Round, figures_of, identity_of
 from federated.client_app import arrays_of_graph, draft_of
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
 from federated.config import Job, Plan, choose_inputs, read_struct, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
+from federated.events import Events
 from federated.families import family_of, pack_state, unpack_state
 from federated.records import as_array
 from federated.strategy import Answers, Crew, merge, update_fault
@@ -65,11 +66,14 @@ def main(grid: Grid, context: Context) -> None:
     names: dict[str, str] = {}
     if "names" in config:  # device names, where the engine knows them
         names = msgspec.json.decode(str(config["names"]), type=dict[str, str])
-    report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=str(config.get("engine", "flower")))
-    write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+    with Events(Path(job.checkpoint), resume=job.resume) as events:
+        engine = str(config.get("engine", "flower"))
+        report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=engine, events=events)
+        write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+        events.say("released", detail=report.digest, figures={"seconds": report.seconds})
 
 
-def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> Report:
+def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, events: Events) -> Report:
     """One training run, from the devices' data to a bundle.
 
     Raises:
@@ -79,7 +83,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     began = time.monotonic()
     plan = job.plan
     initial = read_bundle(Path(job.initial)) if job.initial is not None else None
-    crew = Crew(grid, plan, name_of)
+    crew = Crew(grid, plan, name_of, events)
     traffic = _Traffic(grid)
     failed: dict[str, str] = {}
     inputs = _inputs(crew, initial, failed)
@@ -89,6 +93,8 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     checkpoints = Checkpoints(Path(job.checkpoint))
     identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
     state, rounds = checkpoints.begin(identity, resume=job.resume)
+    told = {"rounds": plan.rounds, "timeout_s": plan.timeout_s}
+    events.say("resumed" if rounds else "started", number=len(rounds), detail=f"{plan.family} {engine}", figures=told)
     asked = {"plan": write_struct(plan), "inputs": write_struct(inputs)}
     for number in range(len(rounds) + 1, plan.rounds + 1):
         before = base if family.one_shot or state is None else state
@@ -109,11 +115,13 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
         )
         checkpoints.save(state, record)
         rounds.append(record)
+        events.say("round", number=number, figures=figures_of(record, answers.arrays))
     if state is None:
         raise UsageError(f"{job.checkpoint}: at least one round expected, none was run")
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state)
     ranges = _observe(crew, asked, graph, failed)
+    events.say("ranges", figures={"low": min(ranges.low), "high": max(ranges.high), "tensors": len(ranges.low)})
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
     evidence = {
@@ -122,6 +130,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
         "windows": float(rounds[-1].windows),
         **judgement.evidence,
     }
+    events.say("gates", figures=evidence)
     refuse_worse(evidence, plan.gates)
     content = export(
         manifest,
@@ -135,6 +144,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     if len(content) > MAX_BUNDLE_BYTES:
         raise BundleError(f"{job.out}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
     try:
+        write_whole(Path(job.checkpoint) / BUNDLE, content)  # what `covey federated export` needs no device for
         write_whole(Path(job.out), content)
     except OSError as error:
         raise BundleError(f"{job.out}: cannot be written: {error.strerror}") from error

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from federated.config import Plan
+    from federated.events import Events
     from federated.families import Family
     from federated.gate import Arrays, Shape
 
@@ -56,11 +57,13 @@ class Crew:
         grid: Flower's, or one that runs its apps on this machine.
         plan: time-out, quorum, strictness.
         name_of: node id -> device.
+        events: where to tell who was asked and what became of it.
     """
 
     grid: Grid
     plan: Plan
     name_of: Callable[[int], str]
+    events: Events | None = None
 
     def ask(
         self,
@@ -88,6 +91,8 @@ class Crew:
         content = question(arrays, config)
         messages = [Message(content, node, kind, ttl=timeout_s + 60.0, group_id=what) for node in nodes]
         began = time.monotonic()
+        if self.events is not None:
+            self.events.say("asked", number=int(config.get("round", 0)), phase=what, figures={"devices": len(nodes)})
         replies = list(self.grid.send_and_receive(messages, timeout=timeout_s))
         answers = Answers(seconds=time.monotonic() - began)
         for reply in replies:
@@ -107,6 +112,8 @@ class Crew:
                 answers.refused[name] = told[:LONGEST]
         heard = answers.arrays.keys() | answers.refused.keys()
         answers.missing = [self.name_of(node) for node in nodes if self.name_of(node) not in heard]
+        if self.events is not None:
+            self.events.answers(what, answers, int(config.get("round", 0)))
         self._quorum(what, answers, len(nodes))
         return answers
 
