@@ -200,11 +200,9 @@ def tell_failure(folder: Path, detail: str, tries_s: float = 3.0) -> None:
         return
 
 
-def copier(path: Path, write: Callable[[bytes], None], stop: threading.Event) -> Callable[[], None]:
-    """Starts to hand on lines that are written from now on; returns what waits for the last of them."""
+def copier(path: Path, start: int, write: Callable[[bytes], None], stop: threading.Event) -> Callable[[], None]:
+    """Starts to hand on the lines from a place in the file on; returns what waits for the last of them."""
     import threading as threads
-
-    start = end_of(path)
 
     def work() -> None:
         for line in follow(path, start, stop):

@@ -114,7 +114,9 @@ def run(task: Task, stop: threading.Event, events: str | None, say: Callable[[st
                 sink.write(line)
                 sink.flush()
 
-            stack.callback(lines.copier(folder / lines.NAME, write, threading.Event()))
+            # A run that goes on tells all of its lines again: who took some of them before may have lost the last.
+            begin = 0 if task.resume else lines.end_of(folder / lines.NAME)
+            stack.callback(lines.copier(folder / lines.NAME, begin, write, threading.Event()))
         try:
             return _run(task, folder, stop, say)
         except CoveyError as error:
