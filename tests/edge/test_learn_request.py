@@ -6,13 +6,16 @@ import json
 import sys
 import time
 
+import msgspec
 import pytest
 
 from covey import wire
 from covey.errors import UsageError
 from edge.learn_request import REQUEST, Learner
+from edge_bundles import make_bundle, write_flight
+from edge_cloud import Cloud, start_agent, wait_status
 from federated.join import Request, take_request
-from processes import wait_for
+from servers import unique, wait_for
 
 
 def command(**changes):
@@ -84,3 +87,34 @@ def test_a_request_that_cannot_be_used_is_taken_and_told(tmp_path, content, why)
     with pytest.raises(UsageError, match=why):
         take_request(path)
     assert not path.exists()
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(120)
+def test_an_agent_asks_its_learner_only_when_it_may_learn(tmp_path, mosquitto):
+    device = unique("d")
+    make_bundle(tmp_path / "m.covey")
+    write_flight(tmp_path / "calm.csv", 400, 1)
+    metered = tmp_path / "metered.toml"
+    metered.write_text('[links."*"]\nmetered = true\n')
+    with Cloud(mosquitto.port) as cloud:
+
+        def told(name):
+            cloud.tell(device, "command", msgspec.structs.replace(command(), id=name))
+            wait_for(lambda: name in [s.command for s in cloud.data("status")], 20, f"an answer to {name}")
+            return next(s for s in cloud.data("status") if s.command == name)
+
+        words = ("--bundle", str(tmp_path / "m.covey"), "--commission", str(tmp_path / "calm.csv"))
+        words += ("--source", str(tmp_path / "calm.csv"), "--speed", "0")
+        agent = start_agent(tmp_path, mosquitto.port, device, *words, "--config", str(metered))
+        wait_status(tmp_path, device, state="done")
+        answer = told("c-1")
+        assert (answer.ok, answer.detail) == (False, "learn: metered link")
+        assert not (tmp_path / device / REQUEST).exists()
+        agent.stop()
+        agent = start_agent(tmp_path, mosquitto.port, device, *words)
+        wait_for(lambda: [s.kind for s in cloud.data("status")].count("start") == 2, 30, "the second start")
+        answer = told("c-2")
+        assert (answer.ok, answer.detail) == (True, "learn: the learner is asked to join")
+        assert take_request(tmp_path / device / REQUEST).command == "c-2"
+        agent.stop()
