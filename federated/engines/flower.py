@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +35,7 @@ _STEP_S = 0.5
 _START_S = 120.0  # importing Flower on a slow, busy machine
 _AWAY_S = 60.0  # a SuperLink that is being started again
 _ROOM_S = 60.0  # beside a message round's own time-out: processes start, messages pass
+_STOPPED = "training was stopped; --resume goes on from the last whole round"
 _SAID = "ServerApp failed with exception: "
 
 
@@ -215,30 +216,45 @@ def _watch(
     limit_s = link.deadline_s or (job.plan.rounds + 4) * (job.plan.timeout_s + _ROOM_S)
     deadline = time.monotonic() + limit_s
     seen_s = time.monotonic()
-    while True:
-        try:
-            check()
-            state = control.state(number)
-            seen_s = time.monotonic()
-        except ProcessError as error:
-            raise ProcessError(
-                "superlink", "it ended during the run; --resume goes on from the last whole round"
-            ) from error
-        except LinkError:
-            if time.monotonic() - seen_s > _AWAY_S:
-                raise
+    with ExitStack() as stack:
+        while True:
+            try:
+                check()
+                state = control.state(number)
+                seen_s = time.monotonic()
+            except ProcessError as error:
+                told = "it ended during the run; --resume goes on from the last whole round"
+                raise ProcessError("superlink", told) from error
+            except LinkError:
+                if time.monotonic() - seen_s > _AWAY_S:
+                    raise
+                if stop.wait(_STEP_S):
+                    raise AggregationError(_STOPPED) from None
+                control = _again(control, link, stack)
+                continue
+            if state.state == "completed":
+                return state
+            if state.state != "running":
+                raise AggregationError(_why(number, state))
+            if stop.is_set() or time.monotonic() > deadline:
+                control.stop(number)
+                if stop.is_set():
+                    raise AggregationError(_STOPPED)
+                raise AggregationError(f"run {number}: an end within {limit_s:g} s expected, it was stopped")
             stop.wait(_STEP_S)
-            continue
-        if state.state == "completed":
-            return state
-        if state.state != "running":
-            raise AggregationError(_why(number, state))
-        if stop.is_set() or time.monotonic() > deadline:
-            control.stop(number)
-            if stop.is_set():
-                raise AggregationError("training was stopped; --resume goes on from the last whole round")
-            raise AggregationError(f"run {number}: an end within {limit_s:g} s expected, it was stopped")
-        stop.wait(_STEP_S)
+
+
+def _again(control: Control, link: Link, stack: ExitStack) -> Control:
+    """The control API of a SuperLink that was started again: it has another port and another token."""
+    try:
+        found = find(Path(link.folder).absolute())
+        return (
+            control
+            if found.control == control.address
+            else stack.enter_context(Control(found.control, found.token_file))
+        )
+    except UsageError:
+        return control  # not there yet
 
 
 def _why(number: int, state: RunState) -> str:

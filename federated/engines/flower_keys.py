@@ -79,7 +79,10 @@ def read_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         UsageError: it is missing, is none, or other users may read it.
     """
     content = _read(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    about = path.stat()
+    # systemd's credentials are root's, and show their one reader's right as the group's.
+    others = 0o077 if about.st_uid == os.getuid() else 0o007
+    if stat.S_IMODE(about.st_mode) & others:
         raise UsageError(f"{path}: a key that only its owner may read expected: chmod 600 {path}")
     try:
         key = serialization.load_ssh_private_key(content, None)
