@@ -128,7 +128,7 @@ def _measure(bench: Bench) -> dict[str, dict[str, Any]]:
     bench.leave()
     # 3: a straggler in round 2, a node killed in round 3
     bench.join()
-    process = bench.train("harmed", 30.0)
+    process = bench.train("harmed", TIMEOUT_S)
     bench.until("harmed", "asked", 2, process)
     bench.joined["d1"].send(signal.SIGSTOP)
     bench.until("harmed", "round", 2, process)

@@ -93,6 +93,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_state_bit_for_bit(fleet, wh
     assert number == expected_number == ROUNDS
     assert state.keys() == expected.keys()
     for name, values in expected.items():
+        if name == "run":  # a token, drawn anew for every run
+            continue
         assert values.dtype == state[name].dtype
         assert values.tobytes() == state[name].tobytes(), name
     events = read(lines)
