@@ -20,18 +20,19 @@ from covey.errors import BundleError
 from covey.runtime import write_whole
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
-from federated.checkpoint import Checkpoints, identity_of
+from federated.checkpoint import BUNDLE, Checkpoints, identity_of
 from federated.client_app import arrays_of_graph
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
 from federated.config import Job, Plan, choose_inputs, read_struct, settled, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
+from federated.events import Events
 from federated.families import family_for, pack_state, unpack_state
 from federated.own import draft_of
 from federated.records import as_array
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
-from federated.streams import DAYS, kind_of
+from federated.streams import DAYS, kind_of, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,11 +74,14 @@ def main(grid: Grid, context: Context) -> None:
     names: dict[str, str] = {}
     if "names" in config:  # device names, where the engine knows them
         names = msgspec.json.decode(str(config["names"]), type=dict[str, str])
-    report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=str(config.get("engine", "flower")))
-    write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+    with Events(Path(job.checkpoint), resume=job.resume) as events:
+        engine = str(config.get("engine", "flower"))
+        report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=engine, events=events)
+        write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+        events.say("released", detail=report.digest, figures={"seconds": report.seconds})
 
 
-def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> Report:
+def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, events: Events) -> Report:
     """One training run, from the devices' data to a bundle.
 
     Raises:
@@ -87,7 +91,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     began = time.monotonic()
     plan = job.plan
     initial = read_bundle(Path(job.initial)) if job.initial is not None else None
-    crew = Crew(grid, plan, name_of)
+    crew = Crew(grid, plan, name_of, events)
     traffic = Traffic(grid)
     failed: dict[str, str] = {}
     inputs, stream = _inputs(crew, initial, failed)
@@ -99,6 +103,8 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     checkpoints = Checkpoints(Path(job.checkpoint))
     identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
     state, rounds = checkpoints.begin(identity, resume=job.resume)
+    told = {"rounds": plan.rounds, "timeout_s": plan.timeout_s}
+    events.say("resumed" if rounds else "started", number=len(rounds), detail=f"{plan.family} {engine}", figures=told)
     asked = {"plan": write_struct(plan), "inputs": write_struct(inputs)}
     course = Course(crew, family, plan, d, base, asked, checkpoints, traffic, state, rounds, failed)
     course.channels = len(inputs.channels) if inputs.padded else 0
@@ -107,6 +113,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state, family)
     ranges = _observe(crew, asked, graph, manifest, failed)
+    events.say("ranges", figures={"low": min(ranges.low), "high": max(ranges.high), "tensors": len(ranges.low)})
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
     evidence = {
@@ -115,6 +122,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
         "windows": float(rounds[-1].windows),
         **judgement.evidence,
     }
+    events.say("gates", figures=evidence)
     refuse_worse(evidence, plan.gates)
     content = export(
         manifest,
@@ -128,6 +136,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     if len(content) > MAX_BUNDLE_BYTES:
         raise BundleError(f"{job.out}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
     try:
+        write_whole(Path(job.checkpoint) / BUNDLE, content)  # what `covey federated export` needs no device for
         write_whole(Path(job.out), content)
     except OSError as error:
         raise BundleError(f"{job.out}: cannot be written: {error.strerror}") from error
@@ -172,7 +181,7 @@ def _note(failed: dict[str, str], answers: Answers) -> None:
 def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple[Inputs, tuple[Kind, int]]:
     """The initial bundle's inputs, or those that suit what the devices have."""
     if initial is not None:
-        return initial.manifest.inputs, _stream_of(initial)
+        return initial.manifest.inputs, stream_of(initial.manifest)
     shapes = {
         "channels": gate.Shape((-1,), "u", most=65_536),
         "shape": gate.Shape((2,)),
@@ -198,14 +207,6 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple
         best = DAYS[int(np.argmax(shares))] if shares.max() > 0 else 0
         stream = found if wanted == "auto" else (wanted, best if wanted == "daily" else 0)
     return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream
-
-
-def _stream_of(initial: Bundle) -> tuple[Kind, int]:
-    """The kind of stream that a bundle was made for."""
-    features, scoring = initial.manifest.inputs.features, initial.manifest.scoring
-    if any(branch.daily for branch in features.branches):
-        return "daily", features.day_rows
-    return ("process" if scoring.log else "metrics"), 0
 
 
 def _state(initial: Bundle, like: Arrays) -> Arrays:

@@ -19,6 +19,8 @@ from edge.scoring.temporal import daily_course, day_terms
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from covey.bundle import Manifest
+
 Kind = Literal["process", "metrics", "daily"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -97,6 +99,14 @@ def daily_shares(rows: NDArray[np.floating[Any]], days: tuple[int, ...] = DAYS) 
         left = u - day_terms(at, day) @ daily_course(u, at, day)
         out[number] = float(np.median(1 - left.var(axis=0) / np.maximum(u.var(axis=0), _LIVE)))
     return out
+
+
+def stream_of(manifest: Manifest) -> tuple[Kind, int]:
+    """The kind of stream that a bundle was made for, and its rows of a day."""
+    features = manifest.inputs.features
+    if any(branch.daily for branch in features.branches):
+        return "daily", features.day_rows
+    return ("process" if manifest.scoring.log else "metrics"), 0
 
 
 def kind_of(shares: NDArray[np.float64], rows: float) -> tuple[Kind, int]:
