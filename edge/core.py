@@ -149,7 +149,10 @@ class AgentCore:
     def _use(self, model: Loaded) -> None:
         self.model = model
         self.learning = model.calibration is None
-        self._scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
+        # Adapts while it judges; a shadow, which is judged, does not.
+        self._scorer = Scorer(
+            model.manifest, model.network, model.runtime, model.calibration, adaptive=not self.learning
+        )
         self._detector: Detector[Window] = Detector(model.manifest.scoring)
         inputs, scoring = model.manifest.inputs, model.manifest.scoring
         self._length_s = inputs.window / inputs.rate_hz

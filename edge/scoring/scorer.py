@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from covey.sketch import GAMMA, Sketch
+from edge.scoring.adaptive import Level
 from edge.scoring.windows import features
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class Scored:
     """Scores of N windows.
 
     Attributes:
-        raw: (N,) score of each window by itself.
-        score: (N,) smoothed; what the threshold is compared with.
+        raw: (N,) score of each window by itself, about the calibration's level.
+        score: (N,) smoothed, about the level that is normal now; what the threshold is compared with.
         z: (N, D) normalised features, not smoothed.
         error: (N, D) what attribution rests on, smoothed as the score is: z (project) or residual z - z' (reconstruct).
     """
@@ -67,6 +68,12 @@ def raw_scores(kind: str, z: NDArray[np.float32], y: NDArray[np.float32]) -> NDA
     out: NDArray[np.float64] = np.add.reduce(np.square(error), axis=1)
     out /= error.shape[1]
     return out
+
+
+def scaled_errors(kind: str, z: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, K) errors whose squares' sum is `raw_scores`."""
+    error = np.asarray(y if kind == "project" else z - y, np.float64)
+    return error / math.sqrt(error.shape[1])
 
 
 class Smoother:
@@ -113,7 +120,24 @@ class Smoother:
 class Scorer:
     """Scores windows of one stream with one bundle, one runtime and, if there is one, the device's calibration."""
 
-    def __init__(self, manifest: Manifest, network: Network, runtime: str, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        network: Network,
+        runtime: str,
+        calibration: Calibration | None,
+        *,
+        adaptive: bool = False,
+    ) -> None:
+        """Begin at the calibration's level.
+
+        Args:
+            manifest: of the bundle.
+            network: what runs its model.
+            runtime: name of that.
+            calibration: the device's; None: the group's defaults.
+            adaptive: follow the level as the bundle says; whoever calibrates, gates or compares does not.
+        """
         base = calibration if calibration is not None else manifest.defaults
         self.manifest = manifest
         self.runtime = runtime
@@ -127,6 +151,17 @@ class Scorer:
         self._reference = Sketch.from_wire(base.reference[runtime])
         self._smooth_score = Smoother(manifest.scoring.smoothing)
         self._smooth_error = Smoother(manifest.scoring.smoothing)
+        adapt = manifest.scoring.adapt
+        self.level = None
+        if adaptive and adapt is not None:
+            self.level = Level(
+                adapt,
+                manifest.model.outputs,
+                threshold=self.threshold,
+                usual=self._reference.quantile(0.5),
+                smoothing=manifest.scoring.smoothing,
+                known_windows=0 if calibration is None else calibration.windows,
+            )
 
     def score(self, windows: Windows) -> Scored:
         """Scores of windows that follow those of the call before."""
@@ -143,7 +178,10 @@ class Scorer:
         kind = self.manifest.model.kind
         raw = raw_scores(kind, z, y)
         error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
-        score = self._smooth_score(raw[:, None], flight)[:, 0]
+        if self.level is None:
+            score = self._smooth_score(raw[:, None], flight)[:, 0]
+        else:
+            score = self.level.push(scaled_errors(kind, z, y), flight)
         return Scored(raw, score, z, self._smooth_error(error, flight))
 
     def attribute(self, error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
@@ -183,7 +221,11 @@ class Scorer:
         rows = np.repeat(z[None], len(names) + 1, axis=0)  # (C + 1, D)
         for c in range(len(names)):
             rows[c + 1, index == c] = 0.0
-        raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows))
+        kind, y = self.manifest.model.kind, self._network.run(rows)
+        if self.level is None:
+            raw = raw_scores(kind, rows, y)
+        else:
+            raw = np.square(scaled_errors(kind, rows, y) - self.level.offset).sum(axis=1)
         drop = np.maximum(raw[0] - raw[1:], 0.0)
         total = float(drop.sum())
         if not (np.isfinite(total) and total > 0):
