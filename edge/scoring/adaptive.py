@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from covey.bundle import Adapt
 
 LEAK = 0.05  # a window: fewer false alarms than this never fill the count, however long they go on
-LEVEL_WINDOWS = 128  # memory of the level that the errors have now
+LEVEL_WINDOWS = 128  # memory of the level that the errors have now, and at most a quarter of the hold
 STEADY = 4.0  # times the usual score: how much errors that keep still may vary about their level
 
 
@@ -60,6 +60,8 @@ class Level:
             known_windows: normal windows that the calibration rests on.
         """
         self.hold_windows = max(adapt.hold_windows, round(adapt.hold_share * known_windows))
+        # After a hold of four memories the mean has gone 98 % of the way to a new level.
+        self._memory = max(1.0, min(float(LEVEL_WINDOWS), self.hold_windows / 4))
         self._rate = adapt.rate
         self._threshold, self._smoothing = threshold, smoothing
         self._most = math.sqrt(adapt.bound * threshold)  # |offset|
@@ -93,8 +95,8 @@ class Level:
 
     def _learn(self, error: NDArray[np.float64], about: NDArray[np.float64], raw: float) -> None:
         away = error - self._mean
-        self._variation += (float(away @ away) - self._variation) / LEVEL_WINDOWS
-        self._mean += away / LEVEL_WINDOWS
+        self._variation += (float(away @ away) - self._variation) / self._memory
+        self._mean += away / self._memory
         above = not self._score <= self._threshold
         self._count = min(max(self._count + above - LEAK, 0.0), float(self.hold_windows))
         if above:

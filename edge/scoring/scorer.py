@@ -40,12 +40,14 @@ class Scored:
         score: (N,) smoothed, about the level that is normal now; what the threshold is compared with.
         z: (N, D) normalised features, not smoothed.
         error: (N, D) what attribution rests on, smoothed as the score is: z (project) or residual z - z' (reconstruct).
+        scaled: (N, K) what a `Level` learns from, where the bundle adapts and whoever scored does not (edge/scoring/together.py).
     """
 
     raw: NDArray[np.float64]
     score: NDArray[np.float64]
     z: NDArray[np.float32]
     error: NDArray[np.floating[Any]]
+    scaled: NDArray[np.float64] | None = None
 
 
 def normalise(
