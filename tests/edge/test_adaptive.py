@@ -60,6 +60,15 @@ def test_a_fresh_alarm_moves_nothing():
     assert one.offset.tolist() == [0.0, 0.0]
 
 
+def test_after_an_alarm_the_level_stands_still_until_the_count_has_leaked_away():
+    one = level(rate=0.01)
+    push(one, np.tile([3.0, 0.0], (10, 1)))  # count 9.5
+    push(one, np.tile([0.5, 0.0], (165, 1)))  # 9.5 - 8.25 = 1.25
+    assert one.offset.tolist() == [0.0, 0.0]
+    push(one, np.tile([0.5, 0.0], (10, 1)))  # .75
+    assert 0.0 < one.offset[0] < 0.05
+
+
 def test_a_fault_that_keeps_changing_is_never_learned():
     wave = 3.0 * np.sin(np.arange(5000) / 5.0)
     one = level(smoothing=0.05)
@@ -84,10 +93,13 @@ def test_a_creeping_fault_alarms_at_the_latest_at_its_bound():
 
 
 def test_one_window_moves_a_calm_level_by_the_root_of_the_threshold_at_most():
-    one = level(threshold=4.0, rate=0.01, smoothing=0.001, bound=1000.0)
-    push(one, [[0.0, 0.0]])
-    push(one, [[1.9, 0.0], [90.0, 0.0]])  # the second is above by itself, its smoothed score is not
-    assert float(np.linalg.norm(one.offset)) <= 0.01 * 2.0
+    one = level(threshold=4.0, rate=0.01, smoothing=0.0001, bound=1000.0)
+    push(one, [[1.9, 0.0], [90.0, 0.0]])  # above, smoothed as well: 3.6 + .0001 * 8096
+    before = one.offset.tolist()
+    one = level(threshold=4.0, rate=0.01, smoothing=0.0001, bound=1000.0)
+    push(one, [[1.0, 0.0], [90.0, 0.0]])  # 1 + .0001 * 8099 = 1.8: calm, but that window is not
+    assert one.offset.tolist() == pytest.approx([0.01, 0.0])
+    assert before == pytest.approx([0.019, 0.0])
 
 
 def test_rare_false_alarms_never_fill_the_count():
