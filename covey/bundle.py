@@ -134,6 +134,15 @@ class Outputs(Struct, frozen=True, forbid_unknown_fields=True):
     trim: Annotated[float, Meta(ge=0, lt=0.5)]  # share of normal windows, the highest scores, that is not believed
 
 
+class Adapt(Struct, frozen=True, forbid_unknown_fields=True):
+    """How scores follow a level that drifts (edge/scoring/adaptive.py)."""
+
+    hold_windows: Width = 512  # windows above the threshold before a new level may count as normal, at least
+    hold_share: Annotated[float, Meta(ge=0, le=1)] = 1 / 16  # of the windows that calibration rests on, if that is more
+    rate: Annotated[float, Meta(gt=0, le=0.1)] = 1 / 2048  # share of the way that a calm window moves the level
+    bound: Annotated[float, Meta(gt=0, le=1000)] = 25.0  # thresholds: greatest score that the level may take away
+
+
 class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """From a window's score to an alarm."""
 
@@ -147,6 +156,7 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
     outputs: Outputs | None = None  # project: devices weigh outputs themselves
     log: bool = False  # smooth log(1 + score) in place of the score
+    adapt: Adapt | None = None  # None: scores are about the level of the calibration
 
 
 class Golden(Struct, frozen=True, forbid_unknown_fields=True):

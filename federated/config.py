@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from covey.bands import Band, wrong_bands
-from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
+from covey.bundle import Adapt, Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
 from federated.branches import branch
@@ -135,6 +135,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     factor: Positive | None = None  # of the threshold; 4/3, temporal: the stream's
     commission_windows: Count | None = None
     temporal: Stream = Stream()
+    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: not for drones
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     conv: ConvOptions = ConvOptions()
@@ -276,6 +277,7 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
         log=inputs.padded and plan.family == "pca" and bool(plan.temporal.log),
+        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and not drone) else None,
     )
 
 

@@ -64,6 +64,14 @@ class Own:
             out[:, number] = np.maximum(np.square(mine, dtype=np.float64).sum(axis=1) - inside, 0.0)
         return out
 
+    def residuals(self, e: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, D) what lies beyond the directions, scaled so that the squares' sum is `score`."""
+        out = np.empty(e.shape)
+        for part, rows, weight in zip(self.parts, self.directions, self.weights, strict=True):
+            mine = e[:, part]
+            out[:, part] = (mine - (mine @ rows.T) @ rows) * np.sqrt(weight)
+        return out
+
     def score(self, e: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N,) weighted distances."""
         out: NDArray[np.float64] = self.distances(e) @ np.asarray(self.weights, np.float64)

@@ -3,7 +3,7 @@
 The arithmetic is `Scorer`'s, row by row: a device's scores do not depend on who is scored beside it. Each device has its own
 calibration and its own smoothing. For whoever runs many agents in one process: a simulated fleet, a replay.
 
-It judges nothing: thresholds, alarms and summaries are each device's own (edge/core.py, `judge`).
+It judges nothing: thresholds, levels that adapt, alarms and summaries are each device's own (edge/core.py, `judge`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.scoring.scorer import Network, Scored, normalise, raw_scores
+from edge.scoring.scorer import Network, Scored, normalise, raw_scores, scaled_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ class Together:
         self._kind = manifest.model.kind
         self._log = manifest.scoring.log
         self._alpha = manifest.scoring.smoothing
+        self._adapts = manifest.scoring.adapt is not None
         self._network = network
         self._clip = manifest.defaults.clip
         # Devices of one calibration share its rows.
@@ -75,7 +76,7 @@ class Together:
             score[turn] = self._score[who] = before + self._alpha * (raw[turn] - before)
             old = np.where(begins[:, None], error[turn], self._error[who])
             smooth[turn] = self._error[who] = old + np.float32(self._alpha) * (error[turn] - old)
-        return Scored(raw, score, z, smooth)
+        return Scored(raw, score, z, smooth, scaled_errors(self._kind, z, y) if self._adapts else None)
 
     def _raw(self, z: NDArray[np.float32], y: NDArray[np.float32], affine: NDArray[np.int64]) -> NDArray[np.float64]:
         if self._weights is None:
