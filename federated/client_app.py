@@ -55,7 +55,7 @@ def describe(message: Message, context: Context) -> Message:
     told: Arrays = {"channels": text, "shape": np.array([rate_hz, window], np.float64), "rows": np.array([rows])}
     told["daily"] = (
         np.zeros(len(DAYS))
-        if window or plan.features != "temporal" or plan.stream not in {"auto", "daily"}
+        if window or plan.features not in {"auto", "temporal"} or plan.stream not in {"auto", "daily"}
         else daily_shares(recordings[0].samples)
     )
     return answer(told, message)

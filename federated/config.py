@@ -1,7 +1,7 @@
 """What a training run is asked to do, and the manifest that follows from it; frozen structs, no I/O.
 
 A `Plan` travels as JSON to every client, so that server and devices cannot disagree about it. Defaults depend on the
-features: `drone` for flight logs and rings of drones, `lag` for everything else.
+features: `drone` for flight logs and rings of drones; `temporal` (pca) or `lag` (autoencoders) for everything else.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def choose_inputs(
     everywhere = [name for name in channels if all(name in other for _, other, _, _ in offers)]
     kind = plan.features
     if kind == "auto":
-        kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else "lag"
+        kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else _table_features(plan, offers)
     wanted = list(drone) if kind == "drone" else plan.columns or list(channels)
     for device, there, rate, _ in offers:
         missing = [name for name in wanted if name not in there]
@@ -218,6 +218,13 @@ def choose_inputs(
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 
+def _table_features(
+    plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]]
+) -> Literal["lag", "temporal"]:
+    """Filters over time for `pca`, unless rings hold whole windows; autoencoders see the rows as they are."""
+    return "temporal" if plan.family == "pca" and {length for *_, length in offers} <= {0, 1} else "lag"
+
+
 def settled(plan: Plan, inputs: Inputs, kind: Kind, day_rows: int) -> Plan:
     """The plan with the features that were chosen, so that families need no `auto`.
 
@@ -243,8 +250,8 @@ def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int, ki
     branches = [branch(name) for name in options.branches or []]
     longest = max(len(taps) for one in branches for taps in one.taps)
     hop = recorded or plan.hop or 1
-    if plan.hop not in {None, hop}:
-        raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
+    if plan.hop not in {None, hop} or (recorded > 1 and plan.hop is None):
+        raise DataError(f"inputs: rings of {plan.hop or 1} rows a record expected for temporal features, {hop} found")
     back = max(plan.window or 1, longest, hop, round(TREND_REACH * (options.trend_rows or 0)))
     told = Features(
         "temporal",

@@ -201,6 +201,8 @@ def _blocks_of(rows: NDArray[np.float32], window: int) -> NDArray[np.float32]:
 
 
 def _cut(flown: Flown, inputs: Inputs) -> Recording:
+    if inputs.padded:
+        raise DataError(f"recording {flown.name}: a bundle of features lag or drone expected, temporal ones found")
     missing = [name for name in inputs.channels if name not in flown.channels]
     if missing or abs(flown.rate_hz - inputs.rate_hz) > RATE_TOLERANCE * inputs.rate_hz:
         wanted = f"{', '.join(inputs.channels)} at {inputs.rate_hz:g} Hz"
