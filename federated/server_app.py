@@ -32,7 +32,7 @@ from federated.own import draft_of
 from federated.records import as_array
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
-from federated.streams import DAYS, kind_of, stream_of
+from federated.streams import DAYS, kind_of, likely_day, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +204,7 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple
         shares = np.median([told["daily"] for told in answered], axis=0)
         found = kind_of(shares, float(np.median([told["rows"][0] for told in answered])))
         wanted = crew.plan.stream
-        best = DAYS[int(np.argmax(shares))] if shares.max() > 0 else 0
+        best = DAYS[likely_day(shares)] if shares.max() > 0 else 0
         stream = found if wanted == "auto" else (wanted, best if wanted == "daily" else 0)
     return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream
 

@@ -28,6 +28,7 @@ Positive = Annotated[float, Meta(gt=0)]
 DAYS = (1440, 720, 288, 144, 96, 48, 24)  # rows of a day: a reading every 1, 2, 5, 10, 15, 30 or 60 minutes
 DAILY_FROM = 0.7  # share of the channels' variance that a daily course must explain
 HISTORY_ROWS = 2000  # fewer are a run: averages over 37 rows need some fifty of them to have a covariance
+_AS_MUCH = 0.02
 _LIVE = 0.05  # variance of a normalised channel that is worth explaining
 
 
@@ -109,6 +110,11 @@ def stream_of(manifest: Manifest) -> tuple[Kind, int]:
     return ("process" if manifest.scoring.log else "metrics"), 0
 
 
+def likely_day(shares: NDArray[np.float64]) -> int:
+    """Index of the day that explains most; of several that explain as much the shortest: three days have its course too."""
+    return int(np.flatnonzero(shares >= shares.max() - _AS_MUCH)[-1])
+
+
 def kind_of(shares: NDArray[np.float64], rows: float) -> tuple[Kind, int]:
     """The kind of stream, and its rows of a day (0: none), from what devices tell.
 
@@ -116,7 +122,7 @@ def kind_of(shares: NDArray[np.float64], rows: float) -> tuple[Kind, int]:
         shares: (days,) as of `daily_shares`, the devices' median.
         rows: that a device has, the devices' median.
     """
-    best = int(np.argmax(shares))
+    best = likely_day(shares)
     if shares[best] >= DAILY_FROM:
         return "daily", DAYS[best]
     return ("metrics" if rows >= HISTORY_ROWS else "process"), 0
