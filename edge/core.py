@@ -269,7 +269,7 @@ class AgentCore:
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
         level = self._scorer.level
         if level is not None and scored.scaled is not None:
-            scored = replace(scored, score=level.push(scored.scaled, windows.flight, scored.raw))
+            scored = replace(scored, score=level.push(scored.scaled, windows.flight))
         self._judge(windows, scored, output, keep=False)
         return output
 

@@ -81,7 +81,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
     factor: Positive = 4 / 3
     commission_windows: Count | None = None
-    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: of lag features only
+    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: not for drones
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     gates: Gates = Gates()
@@ -159,7 +159,7 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
-        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and inputs.features.kind == "lag") else None,
+        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and not drone) else None,
     )
 
 

@@ -73,21 +73,13 @@ class Level:
         self._flight: int | None = None
         self._score = 0.0
 
-    def push(
-        self, errors: NDArray[np.floating[Any]], flight: NDArray[np.int64], raw_scores: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def push(self, errors: NDArray[np.floating[Any]], flight: NDArray[np.int64]) -> NDArray[np.float64]:
         """Smoothed scores of windows that follow those of the call before; any batching gives the same.
 
         Args:
             errors: (N, K) scaled, so that their squares' sum is the score.
             flight: (N,) a new one restarts the smoothing; the level belongs to the device and stays.
-            raw_scores: (N,) each window's score about the calibration's level, by whoever defines it.
-
-        Raises:
-            DataError: the errors do not make these scores, so a threshold of the one says nothing of the other.
         """
-        if not np.allclose(np.square(errors).sum(axis=1), raw_scores, rtol=1e-6, atol=1e-12, equal_nan=True):
-            raise DataError("level: errors whose squares sum to the score expected, this model's score is another")
         out = np.empty(len(errors))
         rows = np.asarray(errors, np.float64)
         for i, number in enumerate(flight.tolist()):

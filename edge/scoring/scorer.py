@@ -183,7 +183,7 @@ class Scorer:
         if self.level is None:
             score = self._smooth_score(raw[:, None], flight)[:, 0]
         else:
-            score = self.level.push(scaled_errors(kind, z, y), flight, raw)
+            score = self.level.push(scaled_errors(kind, z, y), flight)
         return Scored(raw, score, z, self._smooth_error(error, flight))
 
     def attribute(self, error: NDArray[np.float64]) -> tuple[list[tuple[str, float]], str]:
