@@ -90,9 +90,8 @@ def join(
     import time
 
     from covey import runtime
-    from federated.engines.flower_node import NodePlan
+    from federated.join import NodePlan, take_request
     from federated.join import join as take_part
-    from federated.join import take_request
 
     if (superlink is None) == (request is None):
         raise UsageError("--superlink or --request: one of them expected")

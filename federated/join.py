@@ -22,10 +22,9 @@ from federated.permission import ask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from federated.engines.flower_node import NodePlan
-
 REQUEST = "learn.json"
 _LARGEST_BYTES = 4096
+_MARK = ".covey-learn"
 
 
 class Request(Struct, frozen=True):
@@ -34,6 +33,20 @@ class Request(Struct, frozen=True):
     superlink: Annotated[str, Meta(max_length=256)]  # host:port
     deadline_s: float  # seconds since the epoch: leave by then
     command: Annotated[str, Meta(max_length=256)] = ""  # id of the command
+
+
+class NodePlan(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a device takes part."""
+
+    superlink: str  # host:port of its fleet API
+    ring: str
+    key: str
+    ca: str
+    home: str  # folder for Flower's files; may be emptied
+    signers: list[str] = []  # public keys; []: every app of this SuperLink is run
+    wait_s: float = 300.0  # for the first question
+    idle_s: float = 120.0  # after the last answer, where the SuperLink does not say that the run is over
+    deadline_s: float = 3600.0  # of it all
 
 
 def take_request(path: Path) -> Request:
@@ -69,7 +82,7 @@ def join(plan: NodePlan, *, nice: int, memory_bytes: int | None, say: Callable[[
         say: one line at a time.
 
     Raises:
-        UsageError: the ring is no file.
+        UsageError: the ring is no file, or `home` holds other files.
         DataError: the agent says that this device may not learn now.
         LinkError, ProcessError: as `flower_node.take_part` has it.
     """
@@ -80,11 +93,27 @@ def join(plan: NodePlan, *, nice: int, memory_bytes: int | None, say: Callable[[
     os.nice(nice)
     if memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    home = Path(plan.home)
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    from federated.engines.flower_node import take_part
+    home = _own(Path(plan.home))
+    from federated.engines.flower_node import take_part  # from here on it takes seconds
 
     try:
         return take_part(plan, say)
     finally:
         shutil.rmtree(home, ignore_errors=True)  # copies of the app; nothing is kept between two runs
+
+
+def _own(home: Path) -> Path:
+    """The folder for Flower's files: an empty one, or one that an earlier run was killed in.
+
+    Raises:
+        UsageError: it holds somebody else's files, which would be removed with it; or it cannot be made.
+    """
+    mark = home / _MARK
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not mark.exists() and any(home.iterdir()):
+            raise UsageError(f"--home: {home}: an empty folder expected, it holds other files")
+        mark.touch()
+    except OSError as error:
+        raise UsageError(f"--home: {home}: cannot be used: {error.strerror}") from error
+    return home

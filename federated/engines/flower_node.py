@@ -34,7 +34,6 @@ from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.start_client_internal import start_client_internal
-from msgspec import Struct
 
 from covey.errors import LinkError, ProcessError, UsageError
 from covey.processes import free_port
@@ -48,25 +47,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 
+    from federated.join import NodePlan
+
 HOST = "127.0.0.1"
 _ASK_S = 3.0  # between two questions whether the run goes on
 _START_S = 60.0  # importing Flower on a slow, busy machine
 _NOISE = ("flwr", "uvicorn", "httpx")
 _NOT_KNOWN = int(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED)
-
-
-class NodePlan(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a device takes part."""
-
-    superlink: str  # host:port of its fleet API
-    ring: str
-    key: str
-    ca: str
-    home: str  # folder for Flower's files; may be emptied
-    signers: list[str] = []  # public keys; []: every app of this SuperLink is run
-    wait_s: float = 300.0  # for the first question
-    idle_s: float = 120.0  # after the last answer, where the SuperLink does not say that the run is over
-    deadline_s: float = 3600.0  # of it all
 
 
 class _Record:

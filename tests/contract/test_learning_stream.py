@@ -148,3 +148,21 @@ def test_a_reader_passes_over_learning_steps_and_counts_a_repeat_once():
     told = runs([step, line, first, line, b"{}", b"not json"])
     assert list(told) == ["0" * 16]
     assert (told["0" * 16].wanted, told["0" * 16].rounds) == (1, {1: {"clients": 3.0}})
+
+
+def test_lines_that_kafka_did_not_take_are_produced_again(kafka_factory, data, tmp_path):
+    broker = kafka_factory()
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([NewTopic(topics.LEARNING, 1, 1)])[topics.LEARNING].result(20)
+    runs_folder = tmp_path / "runs"
+    words = [*CLOUD, "run", "--kafka", broker.bootstrap, "--flush-s", "120", "--", *train(data, runs_folder, "40")]
+    process = Process("rounds", words, tmp_path / "cloud.log").start()
+    lines = runs_folder / "events.jsonl"
+    wait_for(lambda: lines.exists() and '"kind":"round"' in lines.read_text(), 120, "the first round")
+    broker.kill9()
+    wait_for(lambda: '"kind":"released"' in lines.read_text(), 120, "its end, whatever Kafka does")
+    broker.start()
+    assert process.wait(150) == 0, process.tail()
+    whole = read(lines)
+    found = records(broker.bootstrap, whole[0].run, len(whole))
+    assert {wire.decode_round_event(value).seq for _, value in found} == {event.seq for event in whole}

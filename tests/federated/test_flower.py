@@ -45,7 +45,7 @@ class Ran:
     children: list[psutil.Process]
 
 
-def covey(*words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def covey(*words: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
@@ -202,3 +202,45 @@ def test_too_few_devices_end_the_waiting_with_their_names(ran):
     assert done.returncode == 1
     assert "devices: at least 3 expected to join within 1 s" in done.stderr.splitlines()[-1]
     assert not (ran.folder / "few.zip").exists()
+
+
+def test_a_run_with_a_superlink_of_its_own_takes_it_along_when_it_is_killed(tmp_path):
+    device = make_device(tmp_path, 0)
+    database = tmp_path / "own" / "superlink.db"
+    words = ["train", "--database", str(database), "--listen", "127.0.0.1:0", *PLAN, "--out", str(tmp_path / "m.zip")]
+    train = Process("train", [*COMMAND, *words], tmp_path / "train.log").start()
+    ready = database.parent / "superlink.json"
+    wait_for(lambda: ready.exists() or not train.alive, 90, "its SuperLink")
+    assert train.alive, train.tail()
+    done = covey("keys", "register", "d0", f"{device.key}.pub", "--folder", str(database.parent))
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: "registered devices have joined" in train.tail(), 30, "it to wait")
+    children = psutil.Process(train.pid).children(recursive=True)
+    assert len(children) >= 2  # the SuperLink, and what starts ServerApps
+    train.kill9()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, alive
+    # what was registered is in the database: a second one knows it, and says who did not come
+    again = covey(*words, "--wait-s", "1", timeout_s=120)
+    assert again.returncode == 1
+    assert "0 did (not: d0)" in again.stderr.splitlines()[-1]
+    assert not ready.exists()
+
+
+def test_a_device_joins_only_with_a_ring_and_a_leave_to_learn(tmp_path):
+    device = make_device(tmp_path, 0)
+    words = ["join", "--superlink", "127.0.0.1:9", "--key", str(device.key), "--ca", str(device.key)]
+    none = covey(*words, "--ring", str(tmp_path / "none.bin"))
+    assert (none.returncode, "this device's ring expected" in none.stderr) == (2, True)
+    (device.folder / "status.json").write_text(json.dumps({"may_learn": "armed"}))
+    held = covey(*words, "--ring", str(device.ring))
+    assert (held.returncode, "may not be learned from now: armed" in held.stderr) == (1, True)
+    both = covey("join", "--ring", str(device.ring))
+    assert (both.returncode, "one of them expected" in both.stderr) == (2, True)
+    foreign = tmp_path / "photographs"
+    foreign.mkdir()
+    (foreign / "one.jpg").touch()
+    (device.folder / "status.json").unlink()
+    kept = covey(*words, "--ring", str(device.ring), "--home", str(foreign))
+    assert (kept.returncode, "it holds other files" in kept.stderr) == (2, True)
+    assert [one.name for one in foreign.iterdir()] == ["one.jpg"]
