@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 MAX_NORM_RATIO = 20.0  # of the median norm: honest devices of our sets stay within 4
-FAR_FROM = 5  # updates: of fewer, the median is too much of one's own making
+FAR_FROM = 8  # updates: of fewer, honest ones lie farther apart than lies do
 FAR_STEP = 3.0  # of the median distance, for shortened changes of weights: honest devices of our sets stay within 2.8
 AGREED = 0.5  # median cosine with the median change from which on one that points the other way is refused
 FAR_SUM = 4.0  # for pca's scatters: within 2.3
@@ -77,7 +77,7 @@ def norm_faults(norms: Sequence[float], ratio: float = MAX_NORM_RATIO) -> list[s
 
 
 def far_faults(updates: Sequence[Arrays], ratio: float) -> list[str | None]:
-    """Per update: why its distance from the coordinate-wise median of all is refused, or None. From five updates on.
+    """Per update: why its distance from the coordinate-wise median of all is refused, or None. From FAR_FROM updates on.
 
     Args:
         updates: same names and shapes.
@@ -100,7 +100,7 @@ def far_faults(updates: Sequence[Arrays], ratio: float) -> list[str | None]:
 
 
 def away_faults(steps: Sequence[Arrays]) -> list[str | None]:
-    """Per change of weights: why its direction is refused, or None. From five on, and only while most agree.
+    """Per change of weights: why its direction is refused, or None. From FAR_FROM on, and only while most agree.
 
     Late in training changes are mostly noise, agree with nothing, and no direction is wrong.
     """

@@ -21,7 +21,7 @@ def test_one_far_center_and_one_huge_scale_move_little():
     honest = [told(center) for center in (-2.0, -1.0, 0.0, 1.0, 2.0)]
     before = pool_affine(honest)["scale"][0]
     after = pool_affine([*honest[:-1], told(1e9, 1e9)])
-    # the far one is pulled in to six times the median distance 1: centers -2, -1, 0, 1, 6
-    np.testing.assert_allclose(after["scale"], [np.sqrt(1.0 + np.var([-2, -1, 0, 1, 6]))])
+    # the far one, beyond six times the median distance 1, is left out
+    np.testing.assert_allclose(after["scale"], [np.sqrt(1.0 + np.var([-2, -1, 0, 1]))])
     assert after["center"].tolist() == [0.0]
-    assert after["scale"][0] < 3 * before
+    assert after["scale"][0] <= before

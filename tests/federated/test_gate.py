@@ -81,18 +81,19 @@ def points(*rows):
     return [{"w": np.array(row, np.float64)} for row in rows]
 
 
-def test_an_update_far_from_the_median_of_the_others_is_refused_from_five_on():
-    # medians 0, 0; distances 1, 1, 1, 1, 5; the median of them 1
-    told = far_faults(points([1, 0], [-1, 0], [0, 1], [0, -1], [3, 4]), 3.0)
-    assert [why is None for why in told] == [True] * 4 + [False]
-    assert told[4] == "distance of at most 3 from the others' median expected, 5 came"
-    assert far_faults(points([1, 0], [-1, 0], [0, 1], [300, 400]), 3.0) == [None] * 4
+def test_an_update_far_from_the_median_of_the_others_is_refused_from_eight_on():
+    # medians 0, 0; distances 1 of eight, and 5; the median of them 1
+    near = points([1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 1], [0, -1])
+    told = far_faults([*near, *points([3, 4])], 3.0)
+    assert [why is None for why in told] == [True] * 8 + [False]
+    assert told[8] == "distance of at most 3 from the others' median expected, 5 came"
+    assert far_faults([*near[:6], *points([300, 400])], 3.0) == [None] * 7
 
 
 def test_a_change_that_points_the_other_way_is_refused_while_most_agree():
-    agreed = points([1, 0.1], [1, -0.1], [1, 0.2], [1, -0.2], [-1, 0])
-    assert [why is None for why in away_faults(agreed)] == [True] * 4 + [False]
+    agreed = points([1, 0.1], [1, -0.1], [1, 0.2], [1, -0.2], [1, 0], [1, 0.1], [1, -0.1], [-1, 0])
+    assert [why is None for why in away_faults(agreed)] == [True] * 7 + [False]
     # Nobody agrees: the median is nothing, and no direction is wrong.
-    apart = points([1, 0], [-1, 0], [0, 1], [0, -1], [0.2, 0])
-    assert away_faults(apart) == [None] * 5
-    assert away_faults(agreed[2:]) == [None] * 3
+    apart = points([1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 1], [0, -1])
+    assert away_faults(apart) == [None] * 8
+    assert away_faults(agreed[1:]) == [None] * 7

@@ -95,7 +95,7 @@ def test_compressed_training_learns_as_much_for_less(folder, tmp_path, how):
         reports[way] = go(SimulationGrid(devices_of_files([folder])), plan, tmp_path / way)
     left = {way: report.evidence["litert.unexplained"] for way, report in reports.items()}
     assert left["none"] < 0.9
-    assert left[how] < left["none"] + 0.05
+    assert 1 - left[how] > 0.8 * (1 - left["none"])  # of the variance explained: other minima, none much worse
 
 
 def test_a_part_of_the_fleet_is_asked_another_in_every_round(folder, tmp_path):
@@ -249,7 +249,7 @@ def test_engine_local_keeps_a_devices_memory_beside_its_ring_for_nobody_else(tmp
     assert {name.split(".")[0] for name in kept} == {"view", "view_round", "view_run", "rest", "round", "run"}
 
 
-def test_four_hostile_devices_of_a_fifth_are_kept_out_whatever_they_send(folder, tmp_path):
+def test_a_hostile_device_of_ten_is_kept_out_whatever_it_sends(folder, tmp_path):
     rng = np.random.default_rng(1)
     lies = {
         "noise": lambda x: rng.standard_normal(x.shape) * np.linalg.norm(x.astype(np.float64)) * 3,
@@ -272,6 +272,8 @@ def test_four_hostile_devices_of_a_fifth_are_kept_out_whatever_they_send(folder,
                             reply.content.array_records["arrays"][name] = Array(lie)
                 yield reply
 
+    for number in range(COUNT, 10):
+        write_csv(folder / f"m{number}.csv", walk(160, seed=number))
     plan = Plan("dense-ae", rounds=3, **DENSE)
     honest = go(SimulationGrid(devices_of_files([folder])), plan, tmp_path / "honest").evidence["litert.unexplained"]
     for kind in lies:
