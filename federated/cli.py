@@ -157,11 +157,13 @@ def show(
         return
     typer.echo(
         f"{'round':>5} {'clients':>7} {'refused':>7} {'missing':>7} {'windows':>8} {'down B':>9} {'up B':>9} {'s':>7}"
+        + (f" {'epsilon':>9}" if any(one.epsilon is not None for one in rounds) else "")
     )
     for one in rounds:
         typer.echo(
             f"{one.number:>5} {one.clients:>7} {len(one.refused):>7} {len(one.missing):>7} {one.windows:>8} "
             f"{one.bytes_down:>9} {one.bytes_up:>9} {one.seconds:>7.2f}"
+            + (f" {one.epsilon:>9.4f}" if one.epsilon is not None else "")
         )
         for device, why in sorted(one.refused.items()):
             typer.echo(f"      {device}: {why}")
@@ -248,5 +250,10 @@ def say(report: Any, *, as_json: bool, err: bool = False) -> None:
         f"{report.bytes_down_per_device} B down and {report.bytes_up_per_device} B up a device",
         err=err,
     )
+    if report.epsilon is not None:
+        from federated.privacy import LEFT_OUT
+
+        typer.echo(f"epsilon {report.epsilon:.4f}" + (f": {report.ended}" if report.ended else ""))
+        typer.echo(LEFT_OUT, err=True)
     for name, value in sorted(report.evidence.items()):
         typer.echo(f"  {name:32} {value:.4g}", err=err)

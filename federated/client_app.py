@@ -16,6 +16,7 @@ import numpy as np
 from flwr.clientapp import ClientApp
 
 from covey.bundle import unpack
+from covey.errors import DataError
 from covey.ring import RingReader
 from federated.compile.graph import Conv, Dense, Graph, Layer
 from federated.compile.quantize import observe
@@ -24,6 +25,7 @@ from federated.evaluate import judge
 from federated.families import family_for
 from federated.learning import asked, prepare, respond
 from federated.masked_device import make_keys, make_shares, mask, open_masks
+from federated.memory import recall, remember
 from federated.own import files_of, load, node_of, normalised, recording
 from federated.records import answer, arrays_of, config_of
 from federated.streams import DAYS, daily_shares
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from federated.gate import Arrays
 
 app = ClientApp()
+GRAPH = "graph."  # the candidate's float graph in a device's memory, between the two evaluations
+_LARGEST = 60_000.0  # float16 ends at 65,504
 
 
 @app.query()
@@ -98,10 +102,12 @@ def observe_ranges(message: Message, context: Context) -> Message:
     """Lowest and highest value of every tensor of the float graph on this device's windows."""
     plan, inputs = asked(config_of(message))
     z, _, _ = normalised(load(node_of(context), plan, inputs), plan, inputs)
-    arrays = arrays_of(message)
-    if "scale" in arrays:  # the group's, found by the round
-        z = np.clip(z / arrays["scale"], -CLIP, CLIP)
-    ranges = observe(graph_of(arrays), z)
+    graph = arrays_of(message)
+    if "scale" in graph:  # the group's, found by the round
+        z = np.clip(z / graph["scale"], -CLIP, CLIP)
+    ranges = observe(graph_of(graph), z)
+    others = {name: values for name, values in recall(context).items() if not name.startswith(GRAPH)}
+    remember(context, {**others, **{f"{GRAPH}{name}": values for name, values in graph.items()}})  # to judge it by
     return answer({"low": np.array(ranges.low, np.float32), "high": np.array(ranges.high, np.float32)}, message)
 
 
@@ -113,7 +119,12 @@ def judge_candidate(message: Message, context: Context) -> Message:
     own = load(node_of(context), plan, inputs)
     candidate = _unpacked(arrays.pop("candidate").tobytes(), "candidate")
     current = _unpacked(arrays.pop("current").tobytes(), "current release") if "current" in arrays else None
-    return answer(judge(candidate, graph_of(arrays), current, own.windows), message)
+    memory = recall(context)
+    graph = {name[len(GRAPH) :]: values for name, values in memory.items() if name.startswith(GRAPH)}
+    if not graph:
+        raise DataError(f"{own.name}: the graph of the candidate expected, the device does not hold it")
+    remember(context, {name: values for name, values in memory.items() if not name.startswith(GRAPH)})
+    return answer(judge(candidate, graph_of(graph), current, own.windows), message)
 
 
 @lru_cache(maxsize=2)
@@ -150,7 +161,5 @@ def arrays_of_graph(graph: Graph) -> Arrays:
 
 
 def short(values: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
-    """As float16 where that loses nothing, as it does with weights that travelled so while they were learned."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), values) else values
+    """As float16, unless they do not fit: its error is an eighth of int8's, which the float graph is there to judge."""
+    return values.astype(np.float16) if np.abs(values).max(initial=0.0) <= _LARGEST else values

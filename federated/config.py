@@ -82,7 +82,7 @@ class ServerOptions(Struct, frozen=True, forbid_unknown_fields=True):
     hostile: Annotated[int, Meta(ge=0, le=100_000)] | None = (
         None  # krum, multikrum, bulyan: to bear; a fifth of those asked
     )
-    rate: Positive | None = None  # fedadam: eta, 0.02; fedbuff: server learning rate, 1
+    rate: Positive | None = None  # fedadam: eta, 0.1; fedbuff: server learning rate, 1
     beta_1: Annotated[float, Meta(ge=0, lt=1)] = 0.9  # fedadam
     beta_2: Annotated[float, Meta(ge=0, lt=1)] = 0.99
     tau: Positive = 1e-3
@@ -128,6 +128,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Strategy = "auto"
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of the devices, asked in a round and in an evaluation
     clip: Literal["median", "none"] | Positive = "median"  # norm to which longer updates are shortened before any rule
+    far: Literal["auto", "none"] | Positive = "auto"  # distance from the others' median, in median distances, to refuse
     compress: Compress = "float16"  # of autoencoder updates up and weights down
     keep: Annotated[float, Meta(gt=0, le=1)] = 0.1  # topk: share of the weights that travels
     masked: bool = False  # pca: the server sees the sum alone

@@ -24,7 +24,7 @@ from federated.compress import LOSSY, squeeze
 from federated.families.defaults import pool_affine
 from federated.records import question
 from federated.rounds import begin, config, reader, windows_of
-from federated.strategy import Answers, gate_norms, own_part, update_fault
+from federated.strategy import Answers, gate_together, own_part, update_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,7 +141,7 @@ def _hear(course: Course, buffer: Buffer, pending: dict[str, _Asked]) -> None:
 
 def _close(course: Course, buffer: Buffer) -> None:
     answers, plan = buffer.answers, course.plan
-    gate_norms(course.family, answers)
+    gate_together(course.family, plan, answers, lambda updates: rules.bounded_steps(plan, updates))
     names = sorted(answers.arrays)
     if not names:
         raise AggregationError(

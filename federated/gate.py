@@ -1,6 +1,6 @@
 """What a device's update must be before it is aggregated; pure NumPy.
 
-The order is fixed: finite and shape, then norm, then clip, then the rule (federated/rules.py). One hostile update must not
+The order is fixed: finite and shape, then norm, then clip, then distance and direction, then the rule (federated/rules.py). One hostile update must not
 be able to move a model far, and one that is not finite must not be able to move it at all. This file knows no family and
 no transport; what a family asks beyond it (a covariance that is one) is checked there.
 """
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 MAX_NORM_RATIO = 20.0  # of the median norm: honest devices of our sets stay within 4
+FAR_FROM = 8  # updates: of fewer, honest ones lie farther apart than lies do
+FAR_STEP = 3.0  # of the median distance, for shortened changes of weights: honest devices of our sets stay within 2.8
+AGREED = 0.5  # median cosine with the median change from which on one that points the other way is refused
+FAR_SUM = 4.0  # for pca's scatters: within 2.3
 MAX_WEIGHT_RATIO = 4.0  # of the median number of windows
 MAX_WINDOWS = 1_000_000  # more than any ring holds: a larger count is a lie that would outweigh a fleet
 
@@ -70,6 +74,51 @@ def norm_faults(norms: Sequence[float], ratio: float = MAX_NORM_RATIO) -> list[s
         return [None] * len(norms)
     bound = ratio * float(np.median(norms))
     return [None if norm <= bound else f"norm of at most {bound:.4g} expected, {norm:.4g} came" for norm in norms]
+
+
+def far_faults(updates: Sequence[Arrays], ratio: float) -> list[str | None]:
+    """Per update: why its distance from the coordinate-wise median of all is refused, or None. From FAR_FROM updates on.
+
+    Args:
+        updates: same names and shapes.
+        ratio: bound, in median distances.
+    """
+    if len(updates) < FAR_FROM:
+        return [None] * len(updates)
+    squares = np.zeros(len(updates))
+    for name in updates[0]:
+        rows = np.array([update[name] for update in updates], np.float64)  # (K, ...)
+        squares += np.square(rows - np.median(rows, axis=0)).reshape(len(rows), -1).sum(axis=1)
+    distances = np.sqrt(squares)
+    bound = ratio * float(np.median(distances))
+    return [
+        None
+        if distance <= bound
+        else f"distance of at most {bound:.4g} from the others' median expected, {distance:.4g} came"
+        for distance in distances.tolist()
+    ]
+
+
+def away_faults(steps: Sequence[Arrays]) -> list[str | None]:
+    """Per change of weights: why its direction is refused, or None. From FAR_FROM on, and only while most agree.
+
+    Late in training changes are mostly noise, agree with nothing, and no direction is wrong.
+    """
+    if len(steps) < FAR_FROM:
+        return [None] * len(steps)
+    rows = np.array(
+        [np.concatenate([step[name].ravel() for name in sorted(step)]) for step in steps], np.float64
+    )  # (K, P)
+    middle = np.median(rows, axis=0)
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(middle)
+    cosines = rows @ middle / np.maximum(lengths, 1e-300)
+    agreed = float(np.median(cosines))
+    return [
+        None
+        if cosine >= 0 or agreed < AGREED
+        else f"direction of most (cosine {agreed:.2g} with the median) expected, the opposite ({cosine:.2g}) came"
+        for cosine in cosines.tolist()
+    ]
 
 
 def require_finite(state: Mapping[str, NDArray[Any]]) -> None:

@@ -4,8 +4,8 @@ A table says what each family allows; no I/O but reading the file, no NumPy.
 
 | family | rules | clip, compress | privacy | masked |
 |---|---|---|---|---|
-| pca | exact sums; finite, shape, norm, semidefinite | no: a sum that is shortened or rounded is none | no | yes |
-| autoencoders | averages, trimmed by default; finite, shape, norm, clip | yes | fedavg, fedprox | no |
+| pca | exact sums; finite, shape, norm, semidefinite, distance | no: a sum that is shortened or rounded is none | no | yes |
+| autoencoders | averages, trimmed by default; finite, shape, norm, clip, distance | yes | fedavg, fedprox | no |
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from federated.checkpoint import Round, figures_of
 from federated.compress import unsqueeze, wire_shapes
 from federated.families.defaults import pool_affine
 from federated.plans import fewest
-from federated.strategy import COMMON, gate_norms, own_part, update_fault
+from federated.strategy import COMMON, gate_together, own_part, update_fault
 from federated.views import Views
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def sum_round(course: Course, number: int, before: Arrays) -> None:
         lambda update: update_fault(family, plan, course.d, update, course.channels),
         nodes=crew.sample(what),
     )
-    gate_norms(family, answers)
+    gate_together(family, plan, answers, list)
     crew.require(what, answers)
     updates = in_order(answers)
     windows = windows_of(updates)
@@ -250,7 +250,7 @@ def _averages(course: Course) -> None:
         answers = crew.ask(what, "train", views.to, config(course, number), check, read=read, nodes=nodes)
         views.answered(answers.nodes[name] for name in answers.arrays)
         if options is None:  # compared with the others' norms, one device would decide on another's part
-            gate_norms(family, answers)
+            gate_together(family, plan, answers, lambda updates: rules.bounded_steps(plan, updates))
         crew.require(what, answers)
         updates = in_order(answers)
         steps, windows = [own_part(update) for update in updates], windows_of(updates)

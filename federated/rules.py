@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WEIGHT = "num-examples"
 MOMENTS = ("m", "v")  # of FedAdam, kept in the checkpointed state as m.w0, v.w0, ...
-ADAM_RATE = 0.02
+ADAM_RATE = 0.1  # Flower's default
 
 
 def hostile_of(plan: Plan, asked: int) -> int:

@@ -112,10 +112,10 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, even
     state = exported(course, d)
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state, family)
-    ranges = _observe(crew, asked, graph, manifest, failed)
+    ranges, nodes = _observe(crew, asked, graph, manifest, failed)
     events.say("ranges", figures={"low": min(ranges.low), "high": max(ranges.high), "tensors": len(ranges.low)})
     compiled = compile_graph(graph, ranges, family.headroom)
-    judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
+    judgement = _judge(crew, asked, pack(manifest, compiled.models), nodes, d, initial, failed)
     evidence = {
         "rounds": float(len(rounds)),
         "clients": float(rounds[-1].clients),
@@ -247,7 +247,10 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
     )
 
 
-def _observe(crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest, failed: dict[str, str]) -> Ranges:
+def _observe(
+    crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest, failed: dict[str, str]
+) -> tuple[Ranges, list[int]]:
+    """Ranges of every tensor, and the nodes that hold the graph now."""
     arrays = arrays_of_graph(graph)
     if manifest.inputs.padded and manifest.model.kind == "project" and not manifest.inputs.features.own_scale:
         arrays["scale"] = np.asarray(manifest.defaults.scale, np.float32)
@@ -259,7 +262,8 @@ def _observe(crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest
             None if (told["low"] <= told["high"]).all() else "ranges: low <= high expected, the opposite came"
         )
 
-    answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check)
+    nodes = crew.sample("evaluation")
+    answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check, nodes=nodes)
     names = sorted(answers.arrays)
     sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]
     for name, told in zip(names, gate.norm_faults(sizes), strict=True):
@@ -267,29 +271,30 @@ def _observe(crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest
             answers.refused[name] = f"ranges: {told}"
             del answers.arrays[name]
     _note(failed, answers)
-    return merge_ranges(
+    ranges = merge_ranges(
         Ranges(tuple(answers.arrays[name]["low"].tolist()), tuple(answers.arrays[name]["high"].tolist()))
         for name in sorted(answers.arrays)
     )
+    return ranges, [answers.nodes[name] for name in answers.arrays]
 
 
 def _judge(
     crew: Crew,
     asked: dict[str, str],
     content: bytes,
-    graph: Graph,
+    nodes: list[int],
     d: int,
     initial: Bundle | None,
     failed: dict[str, str],
 ) -> Judgement:
-    """Federated evaluation of the candidate's files, beside the current release's."""
-    arrays: Arrays = {**arrays_of_graph(graph), "candidate": as_array(content)}
+    """Federated evaluation of the candidate's files, beside its graph and the current release's files."""
+    arrays: Arrays = {"candidate": as_array(content)}
     if initial is not None:
         arrays["current"] = as_array(trimmed(initial))
 
     def check(told: Arrays) -> str | None:
         return gate.fault(told, judged_shapes(told, d)) or (None if len(told) > 2 else "figures of a runtime expected")
 
-    answers = crew.ask("evaluation", "evaluate.judge", arrays, asked, check)
+    answers = crew.ask("evaluation", "evaluate.judge", arrays, asked, check, nodes=nodes)
     _note(failed, answers)
     return pool([answers.arrays[name] for name in sorted(answers.arrays)])

@@ -210,10 +210,35 @@ def own_part(update: Arrays) -> Arrays:
     return {name: values for name, values in update.items() if name not in COMMON}
 
 
-def gate_norms(family: Family, answers: Answers) -> None:
-    """Refuse updates whose norm is far above the median's; they move to `answers.refused`."""
+def gate_together(
+    family: Family, plan: Plan, answers: Answers, shorten: Callable[[list[Arrays]], list[Arrays]]
+) -> None:
+    """Refuse updates that differ too much from the others: by norm, then by distance and direction; they move to `answers.refused`.
+
+    Args:
+        family: knows the norm.
+        plan: whether distances are looked at, and how far is far.
+        answers: of a round.
+        shorten: what the rule will be given of updates.
+    """
     names = sorted(answers.arrays)
-    faults = gate.norm_faults([family.norm(own_part(answers.arrays[name])) for name in names])
+    norms = [family.norm(own_part(answers.arrays[name])) for name in names]
+    _refuse(answers, names, gate.norm_faults(norms))
+    if plan.far == "none":
+        return
+    names = sorted(answers.arrays)
+    updates = [own_part(answers.arrays[name]) for name in names]
+    if plan.rule == "sum":
+        compared, ratio = [{"within": update["within"]} for update in updates], gate.FAR_SUM
+    else:
+        compared, ratio = shorten(updates), gate.FAR_STEP
+    faults = gate.far_faults(compared, ratio if plan.far == "auto" else float(plan.far))
+    if plan.rule != "sum":
+        faults = [far or away for far, away in zip(faults, gate.away_faults(compared), strict=True)]
+    _refuse(answers, names, faults)
+
+
+def _refuse(answers: Answers, names: list[str], faults: Sequence[str | None]) -> None:
     for name, told in zip(names, faults, strict=True):
         if told is not None:
             answers.refuse(name, told)

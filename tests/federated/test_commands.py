@@ -102,3 +102,70 @@ def test_help_is_light_and_shows_an_example():
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
     for command in ("train", "show", "fit"):
         assert "Example: covey " in covey(command, "--help").stdout
+
+
+def test_a_plan_file_says_what_options_do_not(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(5):
+        write_csv(data / f"m{number}.csv", walk(150, seed=number))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'family = "dense-ae"\nstrategy = "multikrum"\nrounds = 9\nwindow = 2\ncommission_windows = 50\ncompress = "int8"\n'
+        "[dense]\nhidden = [4, 2, 4]\nepochs = 15\nlearning_rate = 0.02\n"
+        "[gates]\nint8_error = 1.0\nint8_bias = 1.0\nfalse_alarms = 1.0\n"
+    )
+    done = covey("train", "--data", data, "--plan", plan, "--rounds", "4", "--out", tmp_path / "m.zip", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["family"], report["rounds"], report["epsilon"], report["ended"]) == ("dense-ae", 4, None, "")
+    assert "strategy multikrum" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--strategy", "trimmed"], "options: strategy: family pca takes sum, 'trimmed' came (its sums are exact"),
+        (["--family", "dense-ae", "--masked"], "options: masked: sums of family pca only"),
+        (["--family", "dense-ae", "--clip", "most", "--fraction", "2"], "fraction: expected `float` <= 1.0; clip: "),
+        (["--epsilon", "3"], "privacy: of autoencoders only"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(tmp_path, words, told):
+    path = write_csv(tmp_path / "m.csv", walk(100, seed=1))
+    done = covey("train", "--data", path, *words, "--out", tmp_path / "m.zip")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "m.zip").exists()
+
+
+def test_a_plan_file_with_bad_keys_names_them_all(tmp_path):
+    path = write_csv(tmp_path / "m.csv", walk(100, seed=1))
+    plan = tmp_path / "plan.toml"
+    plan.write_text('family = "dense-ae"\nround = 3\n[dense]\nepoch = 2\n')
+    done = covey("train", "--data", path, "--plan", plan, "--out", tmp_path / "m.zip")
+    assert done.returncode == 2
+    assert "plan.toml: round: no such key; dense.epoch: no such key" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_private_run_says_what_it_spent(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(5):
+        write_csv(data / f"m{number}.csv", walk(150, seed=number))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'family = "dense-ae"\nstrategy = "fedavg"\nrounds = 6\nwindow = 2\ncommission_windows = 50\n'
+        "[dense]\nhidden = [4, 2, 4]\nepochs = 6\nlearning_rate = 0.02\n[privacy]\nnoise = 0.001\nclip = 5.0\nepsilon = 1e9\n"
+        "[gates]\nint8_error = 1.0\nint8_bias = 1.0\nfalse_alarms = 1.0\n"
+    )
+    done = covey(
+        "train", "--data", data, "--plan", plan, "--checkpoint", tmp_path / "runs", "--out", tmp_path / "m.zip"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epsilon" in done.stdout
+    assert "not covered" in done.stderr
+    shown = covey("show", tmp_path / "runs").stdout
+    assert shown.split("\n")[0].split()[-1] == "epsilon"

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from covey.errors import AggregationError
-from federated.gate import Shape, bounded_weights, fault, length, norm_faults, require_finite, shortened, windows_fault
+from federated.gate import (
+    Shape,
+    away_faults,
+    bounded_weights,
+    far_faults,
+    fault,
+    length,
+    norm_faults,
+    require_finite,
+    shortened,
+    windows_fault,
+)
 
 SHAPES = {"w": Shape((2, 3)), "n": Shape((1,), "i"), "rows": Shape((-1, 2), most=4)}
 
@@ -64,3 +75,25 @@ def test_a_merged_state_that_is_not_finite_ends_the_run():
     require_finite({"w": np.ones(2)})
     with pytest.raises(AggregationError, match="merged w: finite numbers expected"):
         require_finite({"b": np.ones(1), "w": np.array([1.0, np.inf])})
+
+
+def points(*rows):
+    return [{"w": np.array(row, np.float64)} for row in rows]
+
+
+def test_an_update_far_from_the_median_of_the_others_is_refused_from_eight_on():
+    # medians 0, 0; distances 1 of eight, and 5; the median of them 1
+    near = points([1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 1], [0, -1])
+    told = far_faults([*near, *points([3, 4])], 3.0)
+    assert [why is None for why in told] == [True] * 8 + [False]
+    assert told[8] == "distance of at most 3 from the others' median expected, 5 came"
+    assert far_faults([*near[:6], *points([300, 400])], 3.0) == [None] * 7
+
+
+def test_a_change_that_points_the_other_way_is_refused_while_most_agree():
+    agreed = points([1, 0.1], [1, -0.1], [1, 0.2], [1, -0.2], [1, 0], [1, 0.1], [1, -0.1], [-1, 0])
+    assert [why is None for why in away_faults(agreed)] == [True] * 7 + [False]
+    # Nobody agrees: the median is nothing, and no direction is wrong.
+    apart = points([1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 1], [0, -1])
+    assert away_faults(apart) == [None] * 8
+    assert away_faults(agreed[1:]) == [None] * 7

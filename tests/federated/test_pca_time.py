@@ -46,7 +46,8 @@ def test_the_network_s_outputs_are_the_principal_components_of_each_branch_short
     one = lesson(2)
     family, state = merged(one)
     (layer,) = family.to_graph(PLAN, state, drone=False)
-    assert not layer.weight[:4, 4:].any() and not layer.weight[4:, :4].any()
+    assert not layer.weight[:4, 4:].any()
+    assert not layer.weight[4:, :4].any()
     y = one.z @ layer.weight.T
     values = np.linalg.svd(one.z[:, :4].astype(np.float64), compute_uv=False) ** 2 / len(one.z)  # a second method
     inner = int(np.searchsorted(np.cumsum(values) / values.sum(), 0.8)) + 1

@@ -1,0 +1,159 @@
+"""What a whole federated training puts on a device's link, against uploading what it learns from.
+
+Counted are all messages of a run, as Flower serialises them, both ways, for the mean device: describe, every round, int8 ranges,
+evaluation with the candidate's files. The raw data is the float32 samples that the device trains on. Beside it: the share of
+the variance that the model leaves unexplained, so that a saving that costs the model is seen; and the release itself, which comes
+down afterwards however it was made.
+
+synthetic  ten devices, 20 sensors at 1 Hz for 4 h 33 min (seeded): 16,384 rows, 1.3 MB
+smd, asd   the training halves of the server machines beside the repository, if they are there
+
+What it does not show: TLS and HTTP around the messages, a radio's overhead, devices that stop and ask again.
+
+    .venv/bin/python benchmarks/federated_traffic.py --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covey.errors import CoveyError
+from edge.sources.files import read_recording
+from federated.config import DenseOptions, Gates, Plan
+from federated.training import devices_of_files, run
+
+ROOT = Path(__file__).resolve().parents[1]
+GOAL = 0.25
+ROUNDS = 20
+SENSORS, ROWS, DEVICES = 20, 16_384, 10
+WAYS: dict[str, dict[str, Any]] = {
+    "dense-ae fp32": {"compress": "none"},
+    "dense-ae float16": {"compress": "float16"},
+    "dense-ae int8": {"compress": "int8"},
+    "dense-ae topk": {"compress": "topk", "keep": 0.1},
+}
+Figures = dict[str, dict[str, Any]]
+
+
+def figure(value: float, unit: str, goal: float | None = None) -> dict[str, Any]:
+    return {"value": round(value, 4), "unit": unit, "goal": goal, "met": None if goal is None else value <= goal}
+
+
+def synthetic(folder: Path, devices: int, rows: int, seed: int) -> Path:
+    """Sensors that follow four hidden swings, each device with its own gains."""
+    mixing = np.random.default_rng(seed).standard_normal((4, SENSORS))
+    for number in range(devices):
+        rng = np.random.default_rng([seed, number])
+        hidden = np.stack(
+            [np.convolve(rng.standard_normal(rows + 20), np.ones(21) / 5, "valid") for _ in range(4)], axis=1
+        )
+        samples = hidden @ (mixing * rng.uniform(0.8, 1.2, SENSORS)) + 0.3 * rng.standard_normal((rows, SENSORS))
+        np.savez(folder / f"d{number}.npz", train=samples.astype(np.float32))
+    return folder
+
+
+def raw_bytes(devices: dict[str, dict[str, str]]) -> float:
+    """Of the mean device: its samples as float32."""
+    sizes = []
+    for node in devices.values():
+        recordings = [read_recording(path) for path in json.loads(node["files"])]
+        sizes.append(sum(4 * len(one.samples) * len(one.channels) for one in recordings))
+    return float(np.mean(sizes))
+
+
+def measure(name: str, paths: list[Path], *, rounds: int, epochs: int, batch: int) -> Figures:
+    """A run for each way over one set."""
+    devices = devices_of_files(paths)
+    raw = raw_bytes(devices)
+    found: Figures = {f"traffic.{name}.raw": figure(raw, "bytes a device")}
+    loose = Gates(int8_error=1.0, int8_bias=1.0, false_alarms=1.0)  # the way is measured, not the model released
+    base = {"gates": loose, "timeout_s": 3600.0, "window": 10}
+    plans = {"pca": Plan("pca", **base)}  # type: ignore[arg-type]
+    options = DenseOptions(epochs=epochs, batch=batch, learning_rate=2e-3)
+    for way, changes in WAYS.items():
+        plans[way] = Plan("dense-ae", rounds=rounds, dense=options, **base, **changes)  # type: ignore[arg-type]
+    for way, plan in plans.items():
+        key = f"traffic.{name}.{way}"
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "m.zip"
+            try:
+                report = run(
+                    plan,
+                    devices,
+                    engine="simulation",
+                    out=out,
+                    initial=None,
+                    checkpoint=None,
+                    resume=False,
+                    stop=threading.Event(),
+                )
+            except CoveyError as error:
+                found[key] = {"value": None, "unit": str(error), "goal": GOAL, "met": False}
+                continue
+            share = (report.bytes_up_per_device + report.bytes_down_per_device) / raw
+            wanted = GOAL if way in {"pca", "dense-ae int8", "dense-ae topk"} else None
+            found[key] = figure(share, "of the raw data", wanted)
+            found[f"{key}.up"] = figure(report.bytes_up_per_device, "bytes")
+            found[f"{key}.down"] = figure(report.bytes_down_per_device, "bytes")
+            found[f"{key}.release"] = figure(out.stat().st_size / raw, "of the raw data, afterwards")
+            if "litert.unexplained" in report.evidence:
+                found[f"{key}.unexplained"] = figure(report.evidence["litert.unexplained"], "of the variance")
+            print(key, round(share, 3), report.evidence.get("litert.unexplained"), file=sys.stderr, flush=True)
+    return found
+
+
+def sets() -> dict[str, list[Path]]:
+    """Public sets beside the repository."""
+    for base in (parent / "shared" / "data" for parent in Path(__file__).resolve().parents):
+        if base.is_dir():
+            there = {name: sorted((base / name).glob("*.npz")) for name in ("smd", "asd")}
+            return {name: paths for name, paths in there.items() if paths}
+    return {}
+
+
+def figures(
+    *, rounds: int = ROUNDS, devices: int = DEVICES, rows: int = ROWS, seed: int = 0, public: bool = True
+) -> Figures:
+    """{figure: {value, unit, goal, met}}."""
+    found: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = synthetic(Path(folder), devices, rows, seed)
+        found |= measure("synthetic", [data], rounds=rounds, epochs=2, batch=512)
+    for name, paths in (sets() if public else {}).items():
+        found |= measure(name, paths, rounds=rounds, epochs=1, batch=256)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--devices", type=int, default=DEVICES)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--synthetic", action="store_true", help="no public sets")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = figures(
+        rounds=options.rounds,
+        devices=options.devices,
+        rows=options.rows,
+        seed=options.seed,
+        public=not options.synthetic,
+    )
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, one in found.items():
+        print(f"{name:44} {one['value']} {one['unit']} goal {one['goal']} {'' if one['met'] is None else one['met']}")
+
+
+if __name__ == "__main__":
+    main()
