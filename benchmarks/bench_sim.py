@@ -60,7 +60,7 @@ def windows(devices: int = 1000) -> dict[str, Any]:
     """Windows a second of agents in one process, on the flights of the scenario calm-day."""
     import numpy as np
 
-    from edge.scoring.windows import features
+    from edge.scoring.windows import plain_features
     from firmware_sim.fleets.agents import Agents
     from firmware_sim.fleets.bundles import fit_bundle
     from firmware_sim.fleets.launch import open_bundle
@@ -88,7 +88,7 @@ def windows(devices: int = 1000) -> dict[str, Any]:
     samples = np.concatenate([one.windows(0, len(one.due_s), 0.0, 0).samples for one in playing[:200]])
     begun = time.process_time()
     for first in range(0, len(samples), 1000):
-        features(samples[first : first + 1000], model.manifest.inputs)
+        plain_features(samples[first : first + 1000], model.manifest.inputs)
     feature_s = (time.process_time() - begun) / len(samples)
     own_s = judged_s / agents.windows + feature_s
     return {

@@ -49,9 +49,11 @@ class Answer(Struct):
 def send(
     config: CloudConfig,
     devices: Sequence[str],
-    kind: Literal["ping", "summarise", "false-alarm"],
+    kind: Literal["ping", "summarise", "false-alarm", "learn"],
     *,
     alarm_id: str = "",
+    superlink: str = "",
+    deadline_s: float = 0.0,
     expires_s: float,
     wait_s: float,
     stop: threading.Event,
@@ -63,6 +65,8 @@ def send(
         devices: names, each once.
         kind: of the command.
         alarm_id: which alarm was false; of `false-alarm` only.
+        superlink: host:port to join; of `learn` only.
+        deadline_s: seconds since the epoch to leave it by; of `learn` only.
         expires_s: from now; in (0, 86400].
         wait_s: how long to wait for answers; 0: not at all.
         stop: ends the waiting early.
@@ -82,7 +86,10 @@ def send(
             reader.assign_new(reader.ends())  # before anything is said: no answer can come earlier
         began_s, until_s = time.monotonic(), time.time() + expires_s
         answers = {name: Answer(name, kind, f"cmd-{secrets.token_hex(8)}", "sent") for name in devices}
-        bodies = {a.device: wire.encode(wire.Command(a.id, kind, until_s, alarm_id)) for a in answers.values()}
+        bodies = {
+            a.device: wire.encode(wire.Command(a.id, kind, until_s, alarm_id, superlink, deadline_s))
+            for a in answers.values()
+        }
         writer = Writer(config)
         _produce(writer, bodies, config)
         if reader is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ class Kind(str, Enum):
     ping = "ping"
     summarise = "summarise"
     false_alarm = "false-alarm"
+    learn = "learn"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,10 +37,13 @@ def command(
         typer.Argument(
             metavar="KIND",
             help="ping: answer. summarise: write a summary now, and answer. "
-            "false-alarm: the windows of --alarm go back into the device's ring.",
+            "false-alarm: the windows of --alarm go back into the device's ring. "
+            "learn: join --superlink for one run.",
         ),
     ],
     alarm: Annotated[str, typer.Option("--alarm", help="Id of the alarm that was none, with false-alarm.")] = "",
+    superlink: Annotated[str, typer.Option("--superlink", help="HOST:PORT to join, with learn.")] = "",
+    learn_s: Annotated[float, typer.Option("--learn-s", help="Leave it after so long, with learn.", min=1)] = 3600.0,
     group: Annotated[str | None, typer.Option("--group", help="Every device of this group.")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every device in the store.")] = False,
     expires: Annotated[float, typer.Option("--expires", help="Seconds it holds, at most 86400 (a day).")] = 60.0,
@@ -73,10 +78,22 @@ def command(
         raise UsageError(
             f"--alarm: an alarm's id with false-alarm, and only there, expected; {kind.value} {alarm} came"
         )
+    if bool(superlink) != (kind is Kind.learn):
+        raise UsageError(f"--superlink: HOST:PORT with learn, and only there, expected; {kind.value} {superlink} came")
     names = _names(settings.store, devices or [], group, everyone=everyone)
     stop = runtime.install_stop()
     wait_s = expires if wait is None else wait
-    answers = commands.send(settings, names, kind.value, alarm_id=alarm, expires_s=expires, wait_s=wait_s, stop=stop)
+    answers = commands.send(
+        settings,
+        names,
+        kind.value,
+        alarm_id=alarm,
+        superlink=superlink,
+        deadline_s=time.time() + learn_s if superlink else 0.0,
+        expires_s=expires,
+        wait_s=wait_s,
+        stop=stop,
+    )
     if as_json:
         output.print_json(answers)
     else:

@@ -51,6 +51,7 @@ class Branch(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     name: Annotated[str, Meta(min_length=1, max_length=32)]
     taps: Annotated[list[Annotated[list[float], Meta(min_length=1)]], Meta(min_length=1, max_length=64)]  # newest first
     soft: bool = False  # filter sign(u) log(1 + |u|) of the channels in place of u
+    daily: bool = False  # filter what is left of u when the device's own daily course is taken away
 
 
 class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,6 +72,9 @@ class Features(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     branches: list[Branch] = []  # temporal
     channel_clip: Positive = 8.0  # temporal: bound of a normalised channel
     trend_rows: Annotated[int, Meta(ge=0, le=65_536)] = 0  # temporal: the slow average has weight 1 / this; 0: none
+    day_rows: Annotated[int, Meta(ge=0, le=10_000_000)] = (
+        0  # temporal: rows of a day, counted from the clock's zero; 0: none
+    )
     own_scale: bool = False  # temporal, project: devices scale features by their own spread, not by the group's
 
 
@@ -122,15 +126,21 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Outputs(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a device weighs a projecting model's outputs by its own normal windows; edge/scoring/weights.py."""
+    """What a device makes of a projecting model's outputs by its own normal windows; edge/scoring/weights.py, own.py."""
 
     branch: list[int]  # K: number of the branch that an output belongs to
-    variance: list[Positive]  # K: variance of the features that one unit of y^2 stands for
-    keep: Annotated[float, Meta(gt=0, lt=1)]  # share of a branch's variance that counts as normal variation
-    within: NotNegative  # weight of that, standardised
-    trim: Annotated[float, Meta(ge=0, lt=0.5)] = (
-        0.0  # share of normal windows, the highest scores, that is not believed
-    )
+    own: Annotated[float, Meta(ge=0, le=1)]  # share of the device's own directions in the score, beside the network's
+    keep: Annotated[float, Meta(gt=0, lt=1)]  # share of a branch's variance that the device's own directions hold
+    trim: Annotated[float, Meta(ge=0, lt=0.5)]  # share of normal windows, the highest scores, that is not believed
+
+
+class Adapt(Struct, frozen=True, forbid_unknown_fields=True):
+    """How scores follow a level that drifts (edge/scoring/adaptive.py)."""
+
+    hold_windows: Width = 512  # windows above the threshold before a new level may count as normal, at least
+    hold_share: Annotated[float, Meta(ge=0, le=1)] = 1 / 16  # of the windows that calibration rests on, if that is more
+    rate: Annotated[float, Meta(gt=0, le=0.1)] = 1 / 2048  # share of the way that a calm window moves the level
+    bound: Annotated[float, Meta(gt=0, le=1000)] = 25.0  # thresholds: greatest score that the level may take away
 
 
 class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -146,6 +156,7 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
     outputs: Outputs | None = None  # project: devices weigh outputs themselves
     log: bool = False  # smooth log(1 + score) in place of the score
+    adapt: Adapt | None = None  # None: scores are about the level of the calibration
 
 
 class Golden(Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,12 +210,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         wrong += _wrong_branches(self.inputs)
         if self.scoring.outputs is not None:
             told = self.scoring.outputs
-            sizes = {"branch": len(told.branch), "variance": len(told.variance)}
-            wrong += [
-                f"scoring.outputs.{name}: {self.model.outputs} values expected, {size} found"
-                for name, size in sizes.items()
-                if size != self.model.outputs
-            ]
+            if len(told.branch) != self.model.outputs:
+                wrong.append(f"scoring.outputs.branch: {self.model.outputs} values expected, {len(told.branch)} found")
         if any(not least <= c < len(self.inputs.channels) for c in self.scoring.channel_of_feature):
             wrong.append("scoring.channel_of_feature: index outside inputs.channels")
         filters = sum(len(branch.taps) for branch in self.inputs.features.branches)
@@ -255,7 +262,12 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     channel_center: list[float] = []  # temporal: C
     channel_scale: list[Positive] = []  # temporal: C
     wandering: list[bool] = []  # temporal: C, channels taken from their slow average; none: no channel
+    daily: bytes = b""  # temporal: (terms, C) float32, the device's own daily course
     weights: list[NotNegative] = []  # project: K
+    directions: list[
+        bytes
+    ] = []  # project, one a branch: (k, D') float32, the device's own directions of normal variation
+    own_weights: list[NotNegative] = []  # likewise: weight of what a branch has beyond its directions
 
 
 def own_rows(manifest: Manifest, base: Defaults | Calibration) -> list[tuple[str, int, list[float] | list[bool]]]:

@@ -21,6 +21,7 @@ SUMMARY_TYPE = "covey.summary.v1"
 ALARM_TYPE = "covey.alarm.v1"
 STATUS_TYPE = "covey.status.v1"
 PRESENCE_TYPE = "covey.presence.v1"
+ROUND_TYPE = "covey.round.v1"  # on covey.learning, from the cloud: no device sends it
 
 MAX_EVENT_BYTES = 65_536  # a summary is about 1 kB; nothing of ours comes near
 MAX_DEADLETTER_PAYLOAD_BYTES = 16_384
@@ -32,6 +33,7 @@ Count = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 Text = Annotated[str, Meta(max_length=256)]
 Outbox = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", max_length=16)]
 Digest = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$", max_length=64)]
+RunId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$", max_length=16)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Ratio = Annotated[float, Meta(ge=0, le=1)]
 
@@ -246,12 +248,15 @@ class Command(Struct, frozen=True, omit_defaults=True):
     """An order with an expiry; answered by a status event.
 
     `false-alarm`: an operator says that `alarm_id` was none; its windows go back into the device's ring.
+    `learn`: join the SuperLink at `superlink` for one run, and leave it by `deadline_s`.
     """
 
     id: Text
-    kind: Literal["summarise", "ping", "false-alarm"]
+    kind: Literal["summarise", "ping", "false-alarm", "learn"]
     expires_s: float
     alarm_id: Annotated[str, Meta(max_length=256)] = ""
+    superlink: Annotated[str, Meta(max_length=256)] = ""  # host:port
+    deadline_s: float = 0.0  # seconds since the epoch
 
 
 class GatewayPresence(Struct, frozen=True):
@@ -271,6 +276,35 @@ class DeadLetter(Struct, frozen=True):
     size_bytes: Count
     payload: bytes  # base64 in JSON; the first MAX_DEADLETTER_PAYLOAD_BYTES
     truncated: bool
+
+
+class RoundEvent(Struct, frozen=True, omit_defaults=True):
+    """One line of a training run: what was asked, who answered, what a round brought, how it ended.
+
+    (run, seq) is its identity: seq counts in a run without gaps, also over a run that was killed and went on.
+    """
+
+    run: RunId
+    seq: Seq
+    time_s: float
+    kind: Literal[
+        "started",
+        "resumed",
+        "asked",
+        "answered",
+        "refused",
+        "missing",
+        "round",
+        "ranges",
+        "gates",
+        "released",
+        "failed",
+    ]
+    round: Count = 0  # 0: of no round
+    phase: Text = ""  # what was asked: describe, round 3, ranges, evaluation
+    device: Annotated[str, Meta(max_length=1024)] = ""  # or file, where a file is a device
+    detail: Annotated[str, Meta(max_length=1024)] = ""
+    figures: dict[str, float] = {}
 
 
 class Learning(Struct, frozen=True):
@@ -344,6 +378,37 @@ def make_event(identity: Identity, kind: str, time_s: float, data: Struct, trace
     if traceparent:
         body["traceparent"] = traceparent
     return _encoder.encode(body)
+
+
+def make_round_event(data: RoundEvent) -> bytes:
+    """A line of a training run as `covey.learning` carries it, keyed by the run."""
+    return _encoder.encode(
+        {
+            "specversion": "1.0",
+            "id": f"{data.run}/{data.seq}",
+            "source": f"/covey/learning/{data.run}",
+            "type": ROUND_TYPE,
+            "time": rfc3339(data.time_s),
+            "data": data,
+        }
+    )
+
+
+def decode_round_event(payload: bytes) -> RoundEvent:
+    """The inverse of `make_round_event`.
+
+    Raises:
+        WireError: reasons `too_large`, `not_json`, `bad_schema`, `unknown_type`, `bad_identity`.
+    """
+    if len(payload) > MAX_EVENT_BYTES:
+        raise WireError("too_large", f"at most {MAX_EVENT_BYTES} bytes expected, {len(payload)} received")
+    event = _decode(_event_decoder, payload, "event")
+    if event.type != ROUND_TYPE:
+        raise WireError("unknown_type", f"{ROUND_TYPE} expected, {event.type!r} received")
+    data = decode(RoundEvent, bytes(event.data))
+    if event.id != f"{data.run}/{data.seq}" or event.source != f"/covey/learning/{data.run}":
+        raise WireError("bad_identity", f"{data.run}/{data.seq} expected, {event.id!r} received")
+    return data
 
 
 def parse_identity(event_id: str) -> Identity:

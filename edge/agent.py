@@ -22,6 +22,7 @@ from edge.core import AgentCore, Kept, Loaded, Output
 from edge.holding import About, held
 from edge.install import Installer
 from edge.keeper import Keeper
+from edge.learn_request import Learner
 from edge.models.slots import Slot, Slots
 from edge.notify import Notifier
 from edge.quarantine import Quarantine
@@ -121,6 +122,7 @@ class Agent:
         self._keeper = Keeper()
         stack.callback(self._keeper.close)
         self._rejections = self._opened_rejections(model)
+        self._learner = Learner(self._state, config.learn_command)
         self._calibrating = self._recalibrate = False
         self.voice.write_status(self._ring.windows, self._held(fetching=False))
         if self._ring.windows == 0 and (config.commission or config.commission_fitted):
@@ -378,6 +380,10 @@ class Agent:
         in_time = time.time() <= wanted.expires_s
         if in_time and wanted.kind == "false-alarm":
             self._rejections.take_back(wanted)  # the keeper's answer is the device's
+            return
+        if in_time and wanted.kind == "learn":
+            done, detail = self._learner.ask(wanted, self._held(fetching=True))
+            self.voice.answer(wanted, detail, ok=done)
             return
         if in_time and wanted.kind == "summarise":
             self.voice.summarise()

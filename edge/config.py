@@ -53,6 +53,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     trial_windows: Annotated[int, Meta(ge=0)] = 20  # a new release that does not live so long goes back
     min_battery_v: Annotated[float, Meta(ge=0)] = 0.0  # no download, no swap, no training below; 0: no limit
     min_battery_share: Annotated[float, Meta(ge=0, le=1)] = 0.0  # the same, of a full battery; 0: no limit
+    learn_command: tuple[str, ...] = ()  # starts the learner where no systemd waits for its request
     update_anyway: tuple[Literal["armed", "battery", "metered"], ...] = ()  # what does not hold an update up
     check_timeout_s: Seconds = 60.0  # for loading a new model and its golden windows
     check_memory_bytes: Annotated[int, Meta(ge=1)] = 4 * 1024**3  # address space; runtimes map a lot

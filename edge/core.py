@@ -9,7 +9,7 @@ Who owns a core keeps the ring, sends the messages and says what time it is; tho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -149,7 +149,10 @@ class AgentCore:
     def _use(self, model: Loaded) -> None:
         self.model = model
         self.learning = model.calibration is None
-        self._scorer = Scorer(model.manifest, model.network, model.runtime, model.calibration)
+        # Adapts while it judges; a shadow, which is judged, does not.
+        self._scorer = Scorer(
+            model.manifest, model.network, model.runtime, model.calibration, adaptive=not self.learning
+        )
         self._detector: Detector[Window] = Detector(model.manifest.scoring)
         inputs, scoring = model.manifest.inputs, model.manifest.scoring
         self._length_s = inputs.window / inputs.rate_hz
@@ -265,6 +268,9 @@ class AgentCore:
         No shadow sees them, and none are kept for a ring.
         """
         output = Output(len(windows), float(windows.start_s[0]) if len(windows) else None)
+        level = self._scorer.level
+        if level is not None and scored.scaled is not None:
+            scored = replace(scored, score=level.push(scored.scaled, windows.flight))
         self._judge(windows, scored, output, keep=False)
         return output
 

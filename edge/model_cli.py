@@ -63,7 +63,7 @@ def score(
     check_golden(bundle, name, network)
     calibration = None if calibrate is None else _calibration(bundle, name, network, data, calibrate, array)
     recording = _read(data, bundle, span, array)
-    found = score_rows(recording, Scorer(bundle.manifest, network, name, calibration))
+    found = score_rows(recording, Scorer(bundle.manifest, network, name, calibration, adaptive=True))
     content = "".join(found.lines(span[0] if span else 0))
     if out == "-":
         sys.stdout.write(content)

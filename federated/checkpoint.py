@@ -17,10 +17,13 @@ from covey.runtime import write_whole
 from federated.families import pack_state, unpack_state
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from federated.config import Plan
     from federated.gate import Arrays
+
+BUNDLE = "bundle.zip"  # of a run that passed its gates
 
 _RECORD = "record"  # the array that holds a round's JSON
 
@@ -113,6 +116,26 @@ class Checkpoints:
         except (OSError, BundleError, KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: a whole round expected: {error}") from error
         return state, record
+
+
+def figures_of(record: Round, updates: Mapping[str, Arrays]) -> dict[str, float]:
+    """A round in figures; `loss`, weighted by windows, where the family's updates tell one."""
+    figures = {
+        "clients": float(record.clients),
+        "refused": float(len(record.refused)),
+        "missing": float(len(record.missing)),
+        "windows": float(record.windows),
+        "bytes_down": float(record.bytes_down),
+        "bytes_up": float(record.bytes_up),
+        "seconds": record.seconds,
+    }
+    told = [
+        (float(one["loss"].ravel()[0]), float(one["windows"].ravel()[0])) for one in updates.values() if "loss" in one
+    ]
+    weight = sum(windows for _, windows in told)
+    if weight > 0:
+        figures["loss"] = sum(loss * windows for loss, windows in told) / weight
+    return figures
 
 
 def identity_of(plan: Plan, inputs: Struct, initial: str | None) -> Identity:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from covey.errors import UsageError
-from federated import evaluate_cli
+from federated import evaluate_cli, flower_cli, rounds_cli, unit_cli
 
 app = typer.Typer(
     help="Federated training: many devices, one model, no data leaves a device.",
@@ -19,6 +19,11 @@ app = typer.Typer(
 @app.callback()
 def _federated() -> None:
     """Federated training: many devices, one model, no data leaves a device."""
+
+
+rounds_cli.register(app)
+flower_cli.register(app)
+unit_cli.register(app)
 
 
 @app.command(
@@ -35,10 +40,13 @@ def train(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="TOML file of a plan: every key of it; options go before it.")
     ] = None,
-    family: Annotated[str | None, typer.Option("--family", help="pca (default) or dense-ae.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="pca (default), dense-ae or conv-ae.")] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="simulation (files or rings, this process) or local (rings, a process each)."),
+        typer.Option(
+            "--engine",
+            help="simulation (files or rings, this process), local (rings, a process each) or flower (a SuperLink's).",
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="1; pca needs no more.")] = None,
     strategy: Annotated[
@@ -75,17 +83,34 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed")] = None,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Folder for the rounds.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
+    superlink: Annotated[
+        Path | None, typer.Option("--superlink", help="Folder of a running SuperLink; with --engine flower.")
+    ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option("--database", help="SQLite file of a SuperLink to start for this run; with --engine flower."),
+    ] = None,
+    listen: Annotated[str, typer.Option("--listen", help="HOST:PORT of that SuperLink, for devices.")] = "0.0.0.0:9092",
+    name: Annotated[list[str] | None, typer.Option("--name", help="Host that devices call it by. Repeat.")] = None,
+    signed_app: Annotated[Path | None, typer.Option("--app", help="Signed app, for that SuperLink.")] = None,
+    wait_s: Annotated[float, typer.Option("--wait-s", min=1, help="For devices to join; engine flower.")] = 300.0,
+    deadline_s: Annotated[float | None, typer.Option("--deadline-s", min=1, help="Of the run; engine flower.")] = None,
+    events: Annotated[
+        str | None, typer.Option("--events", help="File for the run's lines (JSON), written as they come; - is stdout.")
+    ] = None,
+    die_with_parent: Annotated[
+        bool, typer.Option("--die-with-parent", help="End when the starting process ends.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a model over devices, evaluate it on them, and write it as a bundle if it passes the gates."""
-    from covey.runtime import install_stop
-    from federated.training import devices_of_files, devices_of_rings, run
+    from covey import runtime
+    from federated import start
 
     if resume and checkpoint is None:
         raise UsageError("--resume: the run's folder expected: give --checkpoint DIR")
-    if data and (ring or stack):
-        raise UsageError("devices: files or rings expected, both came")
-    devices = devices_of_files(data) if data else devices_of_rings(ring or [], stack)
+    if die_with_parent:
+        runtime.die_with_parent()
     private = {name: value for name, value in (("epsilon", epsilon), ("noise", noise), ("clip", norm)) if value}
     plan = plan_of(
         plan_file,
@@ -106,21 +131,14 @@ def train(
         masked=masked,
         privacy=private or None,
     )
-    chosen = engine or ("simulation" if data else "local")
-    typer.echo(
-        f"{plan.family}: {len(devices)} devices, {plan.rounds} rounds, strategy {plan.rule}, engine {chosen}", err=True
-    )
-    report = run(
-        plan,
-        devices,
-        engine=chosen,
-        out=out,
-        initial=initial,
-        checkpoint=checkpoint,
-        resume=resume,
-        stop=install_stop(),
-    )
-    say(report, as_json=as_json)
+    chosen = engine or ("flower" if superlink or database else "simulation" if data else "local")
+    link = start.link_of(chosen, superlink, database, listen, name, signed_app, wait_s, deadline_s)
+    devices = start.devices_of(chosen, data, ring, stack)
+    there = "those that join" if link is not None else f"{len(devices)} devices"
+    typer.echo(f"{plan.family}: {there}, {plan.rounds} rounds, strategy {plan.rule}, engine {chosen}", err=True)
+    task = start.Task(plan, devices, chosen, out, initial, checkpoint, resume=resume, link=link)
+    report = start.run(task, runtime.install_stop(), events, say=lambda line: typer.echo(line, err=True))
+    say(report, as_json=as_json, err=events == "-")
 
 
 @app.command(epilog="Example: covey federated show runs/2026-11-23")
@@ -215,19 +233,20 @@ def span(text: str | None) -> tuple[int, int] | None:
     return start, stop
 
 
-def say(report: Any, *, as_json: bool) -> None:
-    """Print a run's report: figures on stdout, failures on stderr."""
+def say(report: Any, *, as_json: bool, err: bool = False) -> None:
+    """Print a run's report: figures on stdout (`err`: stderr, for stdout has lines), failures on stderr."""
     import msgspec
 
     for device, why in sorted(report.failed.items()):
         typer.echo(f"left out: {device}: {why}", err=True)
     if as_json:
-        typer.echo(json.dumps(msgspec.to_builtins(report)))
+        typer.echo(json.dumps(msgspec.to_builtins(report)), err=err)
         return
-    typer.echo(f"{report.out}  {report.digest}")
+    typer.echo(f"{report.out}  {report.digest}", err=err)
     typer.echo(
         f"{report.family}, {report.rounds} rounds, {report.clients} devices, {report.seconds:.1f} s, "
-        f"{report.bytes_down_per_device} B down and {report.bytes_up_per_device} B up a device"
+        f"{report.bytes_down_per_device} B down and {report.bytes_up_per_device} B up a device",
+        err=err,
     )
     for name, value in sorted(report.evidence.items()):
-        typer.echo(f"  {name:32} {value:.4g}")
+        typer.echo(f"  {name:32} {value:.4g}", err=err)

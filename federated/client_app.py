@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from covey.bundle import unpack
 from covey.ring import RingReader
-from federated.compile.graph import Dense, Graph
+from federated.compile.graph import Conv, Dense, Graph, Layer
 from federated.compile.quantize import observe
 from federated.config import CLIP, Plan, read_struct
 from federated.evaluate import judge
@@ -26,6 +26,7 @@ from federated.learning import asked, prepare, respond
 from federated.masked_device import make_keys, make_shares, mask, open_masks
 from federated.own import files_of, load, node_of, normalised, recording
 from federated.records import answer, arrays_of, config_of
+from federated.streams import DAYS, daily_shares
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -39,18 +40,25 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Channels, rate and window length (0: free) of this device's data."""
+    """Channels, rate, window length (0: free), rows and daily course of this device's data."""
     plan = read_struct(Plan, str(config_of(message)["plan"]), "plan")
     node = node_of(context)
     if "ring" in node:
         with RingReader(Path(node["ring"])) as ring:
-            info = ring.info
+            info, rows = ring.info, sum(1 for _ in ring.records())
         channels, rate_hz, window = info.channels, info.rate_hz, info.window
     else:
         recordings = [recording(path, node, plan, plan.columns) for path in files_of(node)]
         channels, rate_hz, window = recordings[0].channels, recordings[0].rate_hz, 0
+        rows = sum(len(one.samples) for one in recordings)
     text = np.frombuffer("\n".join(channels).encode(), np.uint8)
-    return answer({"channels": text, "shape": np.array([rate_hz, window], np.float64)}, message)
+    told: Arrays = {"channels": text, "shape": np.array([rate_hz, window], np.float64), "rows": np.array([rows])}
+    told["daily"] = (
+        np.zeros(len(DAYS))
+        if window or plan.features not in {"auto", "temporal"} or plan.stream not in {"auto", "daily"}
+        else daily_shares(recordings[0].samples)
+    )
+    return answer(told, message)
 
 
 @app.train()
@@ -115,12 +123,20 @@ def _unpacked(content: bytes, what: str) -> Bundle:
 
 
 def graph_of(arrays: Arrays) -> Graph:
-    """The float graph that a message carries as w0, b0, r0, w1, ..."""
+    """The float graph that a message carries as w0, b0, r0, w1, ...; s0 beside a convolution."""
     count = sum(name.startswith("w") for name in arrays)
-    return tuple(
-        Dense(arrays[f"w{n}"].astype(np.float32), arrays[f"b{n}"].astype(np.float32), relu=bool(arrays[f"r{n}"][0]))
-        for n in range(count)
-    )
+    layers: list[Layer] = []
+    for n in range(count):
+        weight, bias, relu = (
+            arrays[f"w{n}"].astype(np.float32),
+            arrays[f"b{n}"].astype(np.float32),
+            bool(arrays[f"r{n}"][0]),
+        )
+        if weight.ndim == 3:
+            layers.append(Conv(weight, bias, int(arrays[f"s{n}"][0]), relu))
+        else:
+            layers.append(Dense(weight, bias, relu))
+    return tuple(layers)
 
 
 def arrays_of_graph(graph: Graph) -> Arrays:
@@ -128,6 +144,8 @@ def arrays_of_graph(graph: Graph) -> Arrays:
     arrays: Arrays = {}
     for n, layer in enumerate(graph):
         arrays |= {f"w{n}": short(layer.weight), f"b{n}": short(layer.bias), f"r{n}": np.array([layer.relu], np.uint8)}
+        if isinstance(layer, Conv):
+            arrays[f"s{n}"] = np.array([layer.steps], np.int64)
     return arrays
 
 

@@ -1,7 +1,7 @@
 """What a training run is asked to do, and the manifest that follows from it; frozen structs, no I/O.
 
 A `Plan` travels as JSON to every client, so that server and devices cannot disagree about it. Defaults depend on the
-features: `drone` for flight logs and rings of drones, `lag` for everything else.
+features: `drone` for flight logs and rings of drones; `temporal` (pca) or `lag` (autoencoders) for everything else.
 """
 
 from __future__ import annotations
@@ -12,29 +12,33 @@ import msgspec
 from msgspec import Meta, Struct
 
 from covey.bands import Band, wrong_bands
-from covey.bundle import Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
+from covey.bundle import Adapt, Defaults, Features, Golden, Inputs, Manifest, Model, Scoring
 from covey.errors import ConfigError, DataError
 from covey.sketch import Sketch
 from federated.branches import branch
+from federated.streams import Stream, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from federated.streams import Kind
+
 S = TypeVar("S", bound=Struct)
 
-FAMILIES = ("pca", "dense-ae")
+FAMILIES = ("pca", "dense-ae", "conv-ae")
 RUNTIMES = ("onnx", "litert", "tflite")  # a bundle serves all three, whatever is installed here
 CLIP = 8.0  # of normalised features, and the int8 input range
 
 AIRBORNE_ABOVE = 15_000.0  # mean Crazyflie motor command: hover takes about 35,000, idling propellers below 10,000
 SETTLE_S = 0.5
 DRONE_SMOOTHING = 1 - (1 - 2 / 11) ** 0.5  # an EWMA of 11 windows of 0.5 s, at 0.25 s between windows
+LAG_WINDOW = 10  # samples
 LAG_SMOOTHING = 2 / 31  # an EWMA of about 30 rows
-BRANCHES = ("lag6",)
+FACTOR = 4 / 3
 TREND_REACH = 2.5  # of the window in `trend_rows`: 8 % of the average's weight lies on its oldest row
 
 AVERAGES = ("trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff")
-RULES = {"pca": ("sum",), "dense-ae": AVERAGES}  # family -> its rules, the default first
+RULES = {"pca": ("sum",), "dense-ae": AVERAGES, "conv-ae": AVERAGES}  # family -> its rules, the default first
 Strategy = Literal["auto", "sum", "trimmed", "fedavg", "fedprox", "fedadam", "krum", "multikrum", "bulyan", "fedbuff"]
 Compress = Literal["none", "float16", "int8", "topk"]
 
@@ -51,22 +55,18 @@ class PcaOptions(Struct, frozen=True, forbid_unknown_fields=True):
     ridge: Positive = 0.03  # drone: times the mean variance, added to every direction
     between: Annotated[float, Meta(ge=0)] | None = None  # weight of the between-flight scatter; drone 5, lag 1
     forget: Share = 1.0  # weight of the windows behind the initial bundle
-    within: Annotated[float, Meta(ge=0)] = 0.1  # temporal: weight of what counts as normal variation, standardised
-    distrust: Annotated[float, Meta(ge=0, lt=0.5)] = (
-        0.03  # temporal: share of a device's own windows that it disbelieves
-    )
 
 
-class TemporalOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of `temporal` features."""
+class ConvOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """The network of family `conv-ae`; it trains by the options of `dense`, `hidden` apart."""
 
-    clip: Positive = 4.0  # of a normalised channel
-    trend_rows: Annotated[int, Meta(ge=0, le=20_000)] = 200  # wandering channels: rows of their slow average; 0: none
-    own_scale: bool = True  # pca: devices scale features by their own spread
+    hidden: Count = 32  # channels between the layers
+    code: Count | None = None  # channels of the narrowest tensor; from the number of channels when None
+    kernel: Count = 3  # steps that a convolution sees, odd
 
 
 class DenseOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of family `dense-ae`."""
+    """Options of family `dense-ae`, and of the training of `conv-ae`."""
 
     hidden: list[Count] | None = None  # widths; from the number of features when None
     epochs: Count = 10  # a round
@@ -111,10 +111,10 @@ class Gates(Struct, frozen=True, forbid_unknown_fields=True):
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """One training run."""
 
-    family: Literal["pca", "dense-ae"]
+    family: Literal["pca", "dense-ae", "conv-ae"]
     group: Annotated[str, Meta(min_length=1, max_length=64)] = "default"
     features: Literal["auto", "drone", "lag", "temporal"] = "auto"
-    branches: list[str] | None = None  # temporal: names of federated/branches.py
+    stream: Literal["auto", "process", "metrics", "daily"] = "auto"  # temporal: its kind; federated/streams.py
     window: Count | None = None  # samples
     hop: Count | None = None  # samples
     columns: list[str] | None = None
@@ -132,11 +132,13 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[float, Meta(gt=0, le=1)] = 0.1  # topk: share of the weights that travels
     masked: bool = False  # pca: the server sees the sum alone
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.99
-    factor: Positive = 4 / 3
+    factor: Positive | None = None  # of the threshold; 4/3, temporal: the stream's
     commission_windows: Count | None = None
-    temporal: TemporalOptions = TemporalOptions()
+    temporal: Stream = Stream()
+    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: not for drones
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
+    conv: ConvOptions = ConvOptions()
     gates: Gates = Gates()
     server: ServerOptions = ServerOptions()
     privacy: PrivacyOptions | None = None
@@ -165,7 +167,10 @@ def write_struct(value: Struct) -> str:
 
 
 def choose_inputs(
-    plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]], drone: Sequence[str]
+    plan: Plan,
+    offers: Sequence[tuple[str, tuple[str, ...], float, int]],
+    drone: Sequence[str],
+    stream: tuple[Kind, int] = ("process", 0),
 ) -> Inputs:
     """What the model looks at, from what the devices have.
 
@@ -173,6 +178,7 @@ def choose_inputs(
         plan: its features, columns, window and hop.
         offers: name, channels, rate in samples/s, and window length (0: free) of every device that answered.
         drone: the channels of `drone` features.
+        stream: its kind and rows of a day, for `temporal` features.
 
     Raises:
         DataError: the devices' channels, rates or windows do not go together, or lack what is asked for.
@@ -183,7 +189,7 @@ def choose_inputs(
     everywhere = [name for name in channels if all(name in other for _, other, _, _ in offers)]
     kind = plan.features
     if kind == "auto":
-        kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else "lag"
+        kind = "drone" if plan.columns is None and set(drone) <= set(everywhere) else _table_features(plan, offers)
     wanted = list(drone) if kind == "drone" else plan.columns or list(channels)
     for device, there, rate, _ in offers:
         missing = [name for name in wanted if name not in there]
@@ -195,6 +201,8 @@ def choose_inputs(
     windows = {length for _, _, _, length in offers if length}
     if len(windows) > 1 or (windows and kind != "temporal" and plan.window not in {None, *windows}):
         raise DataError(f"inputs: windows of one length expected, {sorted(windows | {plan.window or 0} - {0})} found")
+    if kind != "lag" and plan.family == "conv-ae":
+        raise DataError(f"conv-ae: features lag expected, whose order is time, {kind} found: give --features lag")
     if kind == "drone":
         window = fixed or plan.window or max(4, round(rate_hz))
         if wrong := wrong_bands(plan.bands, rate_hz, window):
@@ -203,34 +211,58 @@ def choose_inputs(
     if plan.bands:
         raise DataError(f"inputs: no bands expected for features {kind}, {len(plan.bands)} came")
     if kind == "temporal":
-        return _temporal(plan, wanted, rate_hz, fixed)
-    window = fixed or plan.window or 10
+        return _temporal(plan, wanted, rate_hz, fixed, *stream)
+    window = fixed or plan.window or LAG_WINDOW
+    if plan.family == "conv-ae" and window != (plan.window or LAG_WINDOW):
+        raise DataError(f"conv-ae: the devices hold windows of {window} samples: give --window {window}")
     return Inputs(wanted, rate_hz, window, plan.hop or 1, Features("lag"))
 
 
-def settled(plan: Plan, inputs: Inputs) -> Plan:
-    """The plan with the features that were chosen, so that families need no `auto`."""
-    kind = inputs.features.kind
-    names = [one.name for one in inputs.features.branches] or None
-    return msgspec.structs.replace(plan, features=kind, branches=names if kind == "temporal" else plan.branches)
+def _table_features(
+    plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]]
+) -> Literal["lag", "temporal"]:
+    """Filters over time for `pca`, unless rings hold whole windows; autoencoders see the rows as they are."""
+    return "temporal" if plan.family == "pca" and {length for *_, length in offers} <= {0, 1} else "lag"
 
 
-def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int) -> Inputs:
+def settled(plan: Plan, inputs: Inputs, kind: Kind, day_rows: int) -> Plan:
+    """The plan with the features that were chosen, so that families need no `auto`.
+
+    Args:
+        plan: as it was given.
+        inputs: what the model looks at.
+        kind: of stream, for `temporal` features.
+        day_rows: likewise.
+    """
+    found = inputs.features
+    plan = msgspec.structs.replace(plan, features=found.kind)
+    if found.kind != "temporal":
+        return plan
+    told = whole(plan.temporal, kind, day_rows)
+    names = [one.name for one in found.branches]  # an initial bundle's go before the plan's
+    told = msgspec.structs.replace(told, branches=names, day_rows=found.day_rows, own_scale=found.own_scale)
+    return msgspec.structs.replace(plan, stream=kind, temporal=told)
+
+
+def _temporal(plan: Plan, channels: list[str], rate_hz: float, recorded: int, kind: Kind, day_rows: int) -> Inputs:
     """Padded windows as long as the longest filter; `recorded`: rows that a ring's records hold, 0 for files."""
-    branches = [branch(name) for name in plan.branches or BRANCHES]
+    options = whole(plan.temporal, kind, day_rows)
+    branches = [branch(name) for name in options.branches or []]
     longest = max(len(taps) for one in branches for taps in one.taps)
     hop = recorded or plan.hop or 1
-    if plan.hop not in {None, hop}:
-        raise DataError(f"inputs: rings of {plan.hop} rows a record expected for temporal features, {hop} found")
-    options = plan.temporal
-    back = max(plan.window or 1, longest, hop, round(TREND_REACH * options.trend_rows))
+    if plan.hop not in {None, hop} or (recorded > 1 and plan.hop is None):
+        raise DataError(f"inputs: rings of {plan.hop or 1} rows a record expected for temporal features, {hop} found")
+    back = max(plan.window or 1, longest, hop, round(TREND_REACH * (options.trend_rows or 0)))
     told = Features(
         "temporal",
         branches=branches,
-        channel_clip=options.clip,
-        trend_rows=options.trend_rows,
-        own_scale=options.own_scale and plan.family == "pca",
+        channel_clip=options.clip or CLIP,
+        trend_rows=options.trend_rows or 0,
+        day_rows=options.day_rows or 0,
+        own_scale=bool(options.own_scale) and plan.family == "pca",
     )
+    if any(one.daily for one in branches) and not told.day_rows:
+        raise DataError("inputs: branch prof: the rows of a day expected (temporal.day_rows), none told or found")
     return Inputs(channels, rate_hz, back, hop, told)
 
 
@@ -242,17 +274,23 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
     """From a window's score to an alarm, by the kind of features."""
     drone = inputs.features.kind == "drone"
     return Scoring(
-        smoothing=DRONE_SMOOTHING if drone else LAG_SMOOTHING,
+        smoothing=DRONE_SMOOTHING if drone else _smoothing(plan, inputs),
         quantile=plan.quantile,
-        factor=plan.factor,
+        factor=plan.factor or (plan.temporal.factor if inputs.padded else None) or FACTOR,
         # Windows of 1 s overlap by three quarters: four in a row are the first second that the first one does not share.
         begin_windows=4 if drone else 1,
         end_windows=8 if drone else 5,
         commission_windows=plan.commission_windows or (40 if drone else 100),
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
-        log=inputs.padded and plan.family == "pca",
+        log=inputs.padded and plan.family == "pca" and bool(plan.temporal.log),
+        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and not drone) else None,
     )
+
+
+def _smoothing(plan: Plan, inputs: Inputs) -> float:
+    rows = plan.temporal.smoothing_rows if inputs.padded else None
+    return LAG_SMOOTHING if rows is None else min(1.0, 2 / rows)
 
 
 def draft_manifest(

@@ -155,7 +155,7 @@ def _unexplained(candidate: Bundle, network: Network, windows: Windows, own: Cal
     """Mean squared residual of the float graph over that of answering zero: 1 and above is a model that learned nothing."""
     manifest = candidate.manifest
     channels = Channels.of(own) if manifest.inputs.padded else None
-    phi = features(windows.samples, manifest.inputs, channels)
+    phi = features(windows, manifest.inputs, channels)
     z = normalise(phi, np.asarray(own.center), np.asarray(own.scale), manifest.defaults.clip)
     return float(raw_scores("reconstruct", z, network.run(z)).mean() / max(float(np.square(z).mean()), 1e-12))
 

@@ -78,7 +78,7 @@ def normalised(
         center, scale, channels = affine(draft, own.windows)
     except DataError as error:
         raise DataError(f"{own.name}: {error}") from error
-    z = normalise(features(own.windows.samples, inputs, channels), center, scale, draft.defaults.clip)
+    z = normalise(features(own.windows, inputs, channels), center, scale, draft.defaults.clip)
     if channels is None:
         return z, center, scale
     return z, np.r_[center, channels.center], np.r_[scale, channels.scale]

@@ -14,7 +14,7 @@ import numpy as np
 
 from covey.errors import UsageError
 from federated import gate, privacy, rules
-from federated.checkpoint import Round
+from federated.checkpoint import Round, figures_of
 from federated.compress import unsqueeze, wire_shapes
 from federated.families.defaults import pool_affine
 from federated.plans import fewest
@@ -131,6 +131,8 @@ class Course:
         self.state = {**state, _RUN: np.array([self.run], np.int64)}
         self.checkpoints.save(self.state, record)
         self.rounds.append(record)
+        if self.crew.events is not None:
+            self.crew.events.say("round", number=record.number, figures=figures_of(record, answers.arrays))
 
 
 def play(course: Course) -> None:

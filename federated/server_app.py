@@ -18,20 +18,21 @@ from flwr.serverapp import Grid, ServerApp
 from covey.bundle import MAX_BUNDLE_BYTES, STATE, Bundle, Inputs, pack, read_bundle, sha256
 from covey.errors import BundleError
 from covey.runtime import write_whole
-from edge.scoring.weights import output_weights
 from edge.scoring.windows import DRONE_CHANNELS
 from federated import gate
-from federated.checkpoint import Checkpoints, identity_of
+from federated.checkpoint import BUNDLE, Checkpoints, identity_of
 from federated.client_app import arrays_of_graph
 from federated.compile.export import compile_graph, export, trimmed
 from federated.compile.quantize import Ranges, merge_ranges
 from federated.config import Job, Plan, choose_inputs, read_struct, settled, write_struct
 from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
+from federated.events import Events
 from federated.families import family_for, pack_state, unpack_state
 from federated.own import draft_of
 from federated.records import as_array
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
+from federated.streams import DAYS, kind_of, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from federated.compile.graph import Graph
     from federated.families import Family
     from federated.gate import Arrays
+    from federated.streams import Kind
 
 app = ServerApp()
 
@@ -72,11 +74,14 @@ def main(grid: Grid, context: Context) -> None:
     names: dict[str, str] = {}
     if "names" in config:  # device names, where the engine knows them
         names = msgspec.json.decode(str(config["names"]), type=dict[str, str])
-    report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=str(config.get("engine", "flower")))
-    write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+    with Events(Path(job.checkpoint), resume=job.resume) as events:
+        engine = str(config.get("engine", "flower"))
+        report = train(grid, job, lambda node: names.get(str(node), str(node)), engine=engine, events=events)
+        write_whole(Path(job.checkpoint) / "report.json", msgspec.json.encode(report))
+        events.say("released", detail=report.digest, figures={"seconds": report.seconds})
 
 
-def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> Report:
+def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, events: Events) -> Report:
     """One training run, from the devices' data to a bundle.
 
     Raises:
@@ -86,11 +91,11 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     began = time.monotonic()
     plan = job.plan
     initial = read_bundle(Path(job.initial)) if job.initial is not None else None
-    crew = Crew(grid, plan, name_of)
+    crew = Crew(grid, plan, name_of, events)
     traffic = Traffic(grid)
     failed: dict[str, str] = {}
-    inputs = _inputs(crew, initial, failed)
-    plan = settled(plan, inputs)
+    inputs, stream = _inputs(crew, initial, failed)
+    plan = settled(plan, inputs, *stream)
     crew = replace(crew, plan=plan)
     family = family_for(plan)
     d = draft_of(plan, inputs, 1).model.inputs
@@ -98,6 +103,8 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     checkpoints = Checkpoints(Path(job.checkpoint))
     identity = identity_of(plan, inputs, initial.digest if initial is not None else None)
     state, rounds = checkpoints.begin(identity, resume=job.resume)
+    told = {"rounds": plan.rounds, "timeout_s": plan.timeout_s}
+    events.say("resumed" if rounds else "started", number=len(rounds), detail=f"{plan.family} {engine}", figures=told)
     asked = {"plan": write_struct(plan), "inputs": write_struct(inputs)}
     course = Course(crew, family, plan, d, base, asked, checkpoints, traffic, state, rounds, failed)
     course.channels = len(inputs.channels) if inputs.padded else 0
@@ -106,6 +113,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state, family)
     ranges = _observe(crew, asked, graph, manifest, failed)
+    events.say("ranges", figures={"low": min(ranges.low), "high": max(ranges.high), "tensors": len(ranges.low)})
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), graph, d, initial, failed)
     evidence = {
@@ -114,6 +122,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
         "windows": float(rounds[-1].windows),
         **judgement.evidence,
     }
+    events.say("gates", figures=evidence)
     refuse_worse(evidence, plan.gates)
     content = export(
         manifest,
@@ -127,6 +136,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str) -> R
     if len(content) > MAX_BUNDLE_BYTES:
         raise BundleError(f"{job.out}: at most {MAX_BUNDLE_BYTES} bytes expected, {len(content)} made")
     try:
+        write_whole(Path(job.checkpoint) / BUNDLE, content)  # what `covey federated export` needs no device for
         write_whole(Path(job.out), content)
     except OSError as error:
         raise BundleError(f"{job.out}: cannot be written: {error.strerror}") from error
@@ -168,11 +178,16 @@ def _note(failed: dict[str, str], answers: Answers) -> None:
     failed.update(dict.fromkeys(answers.missing, "no answer in time"))
 
 
-def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Inputs:
+def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple[Inputs, tuple[Kind, int]]:
     """The initial bundle's inputs, or those that suit what the devices have."""
     if initial is not None:
-        return initial.manifest.inputs
-    shapes = {"channels": gate.Shape((-1,), "u", most=65_536), "shape": gate.Shape((2,))}
+        return initial.manifest.inputs, stream_of(initial.manifest)
+    shapes = {
+        "channels": gate.Shape((-1,), "u", most=65_536),
+        "shape": gate.Shape((2,)),
+        "rows": gate.Shape((1,), "i"),
+        "daily": gate.Shape((len(DAYS),)),
+    }
     config = {"plan": write_struct(crew.plan)}
     answers = crew.ask("describe", "query", {}, config, lambda told: gate.fault(told, shapes))
     _note(failed, answers)
@@ -183,7 +198,15 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> Input
         offers.append(
             (name, tuple(told["channels"].tobytes().decode(errors="replace").split("\n")), rate_hz, int(window))
         )
-    return choose_inputs(crew.plan, offers, DRONE_CHANNELS)
+    answered = answers.arrays.values()
+    stream: tuple[Kind, int] = ("process", 0)
+    if answered:
+        shares = np.median([told["daily"] for told in answered], axis=0)
+        found = kind_of(shares, float(np.median([told["rows"][0] for told in answered])))
+        wanted = crew.plan.stream
+        best = DAYS[int(np.argmax(shares))] if shares.max() > 0 else 0
+        stream = found if wanted == "auto" else (wanted, best if wanted == "daily" else 0)
+    return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream
 
 
 def _state(initial: Bundle, like: Arrays) -> Arrays:
@@ -206,7 +229,7 @@ def _state(initial: Bundle, like: Arrays) -> Arrays:
 
 
 def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: Family) -> Manifest:
-    draft = draft_of(plan, inputs, outputs=graph[-1].weight.shape[0])
+    draft = draft_of(plan, inputs, outputs=graph[-1].outputs)
     d = draft.model.inputs
     center, scale = state["center"].tolist(), np.maximum(state["scale"], 1e-4).tolist()
     defaults = msgspec.structs.replace(
@@ -219,7 +242,7 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
         defaults = msgspec.structs.replace(defaults, scale=told.scale.tolist())
     return msgspec.structs.replace(
         draft,
-        defaults=msgspec.structs.replace(defaults, weights=output_weights(told.mean[None], told.rule).tolist()),
+        defaults=msgspec.structs.replace(defaults, weights=told.weights.tolist()),
         scoring=msgspec.structs.replace(draft.scoring, outputs=told.rule),
     )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from federated.config import Plan
+    from federated.events import Events
     from federated.families import Family
     from federated.gate import Shape
 
@@ -90,11 +91,13 @@ class Crew:
         grid: Flower's, or one that runs its apps on this machine.
         plan: time-out, quorum, strictness.
         name_of: node id -> device.
+        events: where to tell who was asked and what became of it.
     """
 
     grid: Grid
     plan: Plan
     name_of: Callable[[int], str]
+    events: Events | None = None
 
     def ask(
         self,
@@ -135,6 +138,8 @@ class Crew:
             for content, node in zip(contents, nodes, strict=True)
         ]
         began = time.monotonic()
+        if self.events is not None:
+            self.events.say("asked", number=int(config.get("round", 0)), phase=what, figures={"devices": len(nodes)})
         replies = list(self.grid.send_and_receive(messages, timeout=timeout_s))
         answers = Answers(seconds=time.monotonic() - began, asked=len(nodes))
         for reply in replies:
@@ -142,6 +147,8 @@ class Crew:
             if name not in answers.nodes:  # one voice a device
                 answers.take(name, reply, read, check)
         answers.missing = [self.name_of(node) for node in nodes if self.name_of(node) not in answers.nodes]
+        if self.events is not None:
+            self.events.answers(what, answers, int(config.get("round", 0)))
         self.require(what, answers, quorum)
         return answers
 

@@ -6,6 +6,7 @@ It refuses to rest on fewer windows than the bundle asks for, and on numbers tha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,10 +17,11 @@ from covey.errors import DataError
 from covey.ring import RingReader
 from covey.sketch import MIN_VALUE, Sketch
 from covey.wire import rfc3339
+from edge.scoring.own import Own, branch_parts, find_own
 from edge.scoring.scorer import Network, Scorer
 from edge.scoring.sensors import sensed_rows, usually_still
-from edge.scoring.temporal import Channels, wandering
-from edge.scoring.weights import personal_weights
+from edge.scoring.temporal import Channels, daily_course, normal, wandering
+from edge.scoring.weights import balanced, believed
 from edge.scoring.windows import Windows, features, join
 
 if TYPE_CHECKING:
@@ -136,15 +138,15 @@ def calibrate(
         channel_center=[] if channels is None else channels.center.tolist(),
         channel_scale=[] if channels is None else channels.scale.tolist(),
         wandering=[] if channels is None else [c in channels.wandering for c in range(len(channels.center))],
+        daily=b"" if channels is None else channels.daily.astype("<f4").tobytes(),
         weights=manifest.defaults.weights,
     )
-    believed = settled_windows(manifest, windows)
+    counted = settled_windows(manifest, windows)
     if personal and scoring.outputs is not None:
         first, network = next(iter(networks.items()))
-        weights, kept = _weights(scoring.outputs, Scorer(manifest, network, first, draft), windows)
-        draft = msgspec.structs.replace(draft, weights=weights)
-        believed &= kept
-    believed = believed if believed.any() else np.ones(len(windows), np.bool_)
+        draft, kept = _personal(draft, scoring.outputs, Scorer(manifest, network, first, draft), windows)
+        counted &= kept
+    counted = counted if counted.any() else np.ones(len(windows), np.bool_)
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
@@ -152,7 +154,7 @@ def calibrate(
         scores, size = _score(Scorer(manifest, network, name, draft), windows, center)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
-        thresholds[name] = max(scoring.factor * float(np.quantile(scores[believed], scoring.quantile)), MIN_VALUE)
+        thresholds[name] = max(scoring.factor * float(np.quantile(scores[counted], scoring.quantile)), MIN_VALUE)
         sketch = Sketch()
         sketch.extend(scores.tolist())
         reference[name] = sketch.to_wire()
@@ -169,7 +171,12 @@ def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
     rows = windows.samples[:, -inputs.record_rows :].reshape(-1, len(inputs.channels)).astype(np.float64)
     scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
     which = np.flatnonzero(wandering(rows)) if inputs.features.trend_rows else np.empty(0, np.int64)
-    return Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
+    found = Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
+    if not inputs.features.day_rows:
+        return found
+    newest = np.round(windows.end_s(inputs) * inputs.rate_hz)[:, None] - np.arange(inputs.record_rows - 1, -1, -1)
+    u = normal(windows.samples, inputs.record_rows, inputs, found).reshape(-1, len(inputs.channels))
+    return replace(found, daily=daily_course(u, newest.ravel(), inputs.features.day_rows))
 
 
 def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64], Channels | None]:
@@ -192,7 +199,7 @@ def _feature_affine(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     inputs = manifest.inputs
     if channels is not None:
-        phi = features(windows.samples, inputs, channels).astype(np.float64)
+        phi = features(windows, inputs, channels).astype(np.float64)
         if manifest.model.kind == "project" and not inputs.features.own_scale:  # filters keep their proportion
             return phi.mean(axis=0), np.asarray(manifest.defaults.scale, np.float64)
         if inputs.features.own_scale:
@@ -203,7 +210,7 @@ def _feature_affine(
         center = np.tile(rows.mean(axis=0), inputs.window)
         scale = np.tile(rows.std(axis=0), inputs.window)
         return center, _floored(scale, manifest.defaults.scale)
-    phi = features(windows.samples, inputs).astype(np.float64)  # (N, D)
+    phi = features(windows, inputs).astype(np.float64)  # (N, D)
     flights = [phi[windows.flight == number] for number in np.unique(windows.flight)]
     # Flights weigh alike: a long one must not hide how sessions differ. One window has no variance to tell.
     center = np.mean([flight.mean(axis=0) for flight in flights], axis=0)
@@ -247,7 +254,7 @@ def _score(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) smoothed scores, and (D,) the root mean square of the smoothed error of each feature."""
     inputs = scorer.manifest.inputs
-    phi = features(windows.samples, inputs, scorer.channels)
+    phi = features(windows, inputs, scorer.channels)
     if inputs.features.kind == "drone":
         phi = _apart(phi, windows.flight, center)
     scores = np.empty(len(windows))
@@ -272,12 +279,34 @@ def settled_windows(manifest: Manifest, windows: Windows) -> NDArray[np.bool_]:
     return out
 
 
-def _weights(rule: Outputs, scorer: Scorer, windows: Windows) -> tuple[list[float], NDArray[np.bool_]]:
-    """(K,) of the outputs, from the device's own windows, and (N,) those believed; the first runtime's serve all."""
-    phi = features(windows.samples, scorer.manifest.inputs, scorer.channels)
+def _personal(
+    draft: Calibration, rule: Outputs, scorer: Scorer, windows: Windows
+) -> tuple[Calibration, NDArray[np.bool_]]:
+    """What the device adds to the network's outputs, and (N,) the windows that it believes; the first runtime's serve all.
+
+    Twice: windows that score highest under the first weights are not believed when all is done again.
+    """
+    phi = features(windows, scorer.manifest.inputs, scorer.channels)
     parts = [np.square(scorer.outputs(phi[n : n + _BATCH]), dtype=np.float64) for n in range(0, len(phi), _BATCH)]
-    weights, believed = personal_weights(np.concatenate(parts), rule)
-    return [float(weight) for weight in weights], believed
+    squares, e = np.concatenate(parts), scorer.own_features(phi)
+    weights, own = _fitted(squares, e, rule, scorer.manifest)
+    scores = squares @ weights + (own.score(e) if own is not None else 0.0)
+    kept = believed(scores, rule.trim)
+    if not kept.all():
+        weights, own = _fitted(squares[kept], e[kept], rule, scorer.manifest)
+    told = msgspec.structs.replace(draft, weights=weights.tolist())
+    if own is not None:
+        rows = [one.astype("<f4").tobytes() for one in own.directions]
+        told = msgspec.structs.replace(told, directions=rows, own_weights=list(own.weights))
+    return told, kept
+
+
+def _fitted(
+    squares: NDArray[np.float64], e: NDArray[np.float32], rule: Outputs, manifest: Manifest
+) -> tuple[NDArray[np.float64], Own | None]:
+    group = np.asarray(manifest.defaults.weights, np.float64)
+    weights = (1 - rule.own) * balanced(squares, group, rule.branch)
+    return weights, find_own(e, branch_parts(manifest), rule.keep, rule.own) if rule.own else None
 
 
 def _first_bad(windows: Windows, manifest: Manifest) -> str:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from covey.sketch import GAMMA, Sketch
+from edge.scoring.adaptive import Level
+from edge.scoring.own import Own
 from edge.scoring.temporal import Channels
 from edge.scoring.windows import features
 
@@ -36,16 +38,18 @@ class Scored:
     """Scores of N windows.
 
     Attributes:
-        raw: (N,) score of each window by itself.
-        score: (N,) smoothed; what the threshold is compared with.
+        raw: (N,) score of each window by itself, about the calibration's level.
+        score: (N,) smoothed, about the level that is normal now; what the threshold is compared with.
         z: (N, D) normalised features, not smoothed.
         error: (N, D) what attribution rests on, smoothed as the score is: z (project) or residual z - z' (reconstruct).
+        scaled: (N, K) what a `Level` learns from, where the bundle adapts and whoever scored does not (edge/scoring/together.py).
     """
 
     raw: NDArray[np.float64]
     score: NDArray[np.float64]
     z: NDArray[np.float32]
     error: NDArray[np.floating[Any]]
+    scaled: NDArray[np.float64] | None = None
 
 
 def normalise(
@@ -80,6 +84,17 @@ def raw_scores(
     out: NDArray[np.float64] = np.add.reduce(np.square(error), axis=1)
     out /= error.shape[1]
     return out
+
+
+def scaled_errors(
+    kind: str, z: NDArray[np.float32], y: NDArray[np.float32], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """(N, K) errors whose squares' sum is `raw_scores`."""
+    error = np.asarray(y if kind == "project" else z - y, np.float64)
+    if weights is not None:
+        weighed: NDArray[np.float64] = error * np.sqrt(weights)
+        return weighed
+    return error / math.sqrt(error.shape[1])
 
 
 class Smoother:
@@ -126,7 +141,24 @@ class Smoother:
 class Scorer:
     """Scores windows of one stream with one bundle, one runtime and, if there is one, the device's calibration."""
 
-    def __init__(self, manifest: Manifest, network: Network, runtime: str, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        network: Network,
+        runtime: str,
+        calibration: Calibration | None,
+        *,
+        adaptive: bool = False,
+    ) -> None:
+        """Begin at the calibration's level.
+
+        Args:
+            manifest: of the bundle.
+            network: what runs its model.
+            runtime: name of that.
+            calibration: the device's; None: the group's defaults.
+            adaptive: follow the level as the bundle says; whoever calibrates, gates or compares does not.
+        """
         base = calibration if calibration is not None else manifest.defaults
         self.manifest = manifest
         self.runtime = runtime
@@ -137,15 +169,28 @@ class Scorer:
         self._scale = np.asarray(base.scale, np.float32)
         self._spread = np.asarray(base.spread, np.float64)
         self._clip = manifest.defaults.clip
+        self._own = Own.of(manifest, base)
         self._weights = np.asarray(base.weights, np.float64) if base.weights else None
         self.channels = Channels.of(base) if manifest.inputs.padded else None
         self._reference = Sketch.from_wire(base.reference[runtime])
         self._smooth_score = Smoother(manifest.scoring.smoothing)
         self._smooth_error = Smoother(manifest.scoring.smoothing)
+        adapt = manifest.scoring.adapt
+        self.level = None
+        if adaptive and adapt is not None:
+            self.level = Level(
+                adapt,
+                manifest.model.outputs + (0 if self._own is None else manifest.model.inputs),
+                threshold=self.threshold,
+                usual=self._reference.quantile(0.5),
+                smoothing=manifest.scoring.smoothing,
+                known_windows=0 if calibration is None else calibration.windows,
+                log=manifest.scoring.log,
+            )
 
     def score(self, windows: Windows) -> Scored:
         """Scores of windows that follow those of the call before."""
-        return self.score_features(features(windows.samples, self.manifest.inputs, self.channels), windows.flight)
+        return self.score_features(features(windows, self.manifest.inputs, self.channels), windows.flight)
 
     def score_features(self, phi: NDArray[np.float32], flight: NDArray[np.int64]) -> Scored:
         """The same from feature vectors (N, D) and the windows' flights (N,)."""
@@ -156,12 +201,38 @@ class Scorer:
         z = normalise(phi, self._center, self._scale, self._clip)
         y = self._network.run(z)
         kind = self.manifest.model.kind
-        raw = raw_scores(kind, z, y, self._weights)
+        e = None if self._own is None else self.own_features(phi)
+        raw = self._raw(kind, z, y, e)
         if self.manifest.scoring.log:
             raw = np.log1p(raw)
         error: NDArray[np.floating[Any]] = z if kind == "project" else z - y
-        score = self._smooth_score(raw[:, None], flight)[:, 0]
+        if self.level is None:
+            score = self._smooth_score(raw[:, None], flight)[:, 0]
+        else:
+            score = self.level.push(self._errors(kind, z, y, e), flight)
         return Scored(raw, score, z, self._smooth_error(error, flight))
+
+    def _raw(
+        self, kind: str, z: NDArray[np.float32], y: NDArray[np.float32], e: NDArray[np.float32] | None
+    ) -> NDArray[np.float64]:
+        raw = raw_scores(kind, z, y, self._weights)
+        if self._own is not None and e is not None:
+            raw += self._own.score(e)
+        return raw
+
+    def _errors(
+        self, kind: str, z: NDArray[np.float32], y: NDArray[np.float32], e: NDArray[np.float32] | None
+    ) -> NDArray[np.float64]:
+        """(N, K), with own directions (N, K + D): errors whose squares' sum is `_raw`."""
+        errors = scaled_errors(kind, z, y, self._weights)
+        if self._own is None or e is None:
+            return errors
+        return np.concatenate([errors, self._own.residuals(e)], axis=1)
+
+    def own_features(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, D) what the device's own directions look at: features about its center, clipped, in its own scale or none."""
+        own_scale = self.manifest.inputs.features.own_scale
+        return normalise(phi, self._center, self._scale if own_scale else np.ones_like(self._scale), self._clip)
 
     def outputs(self, phi: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, K) the network's outputs for feature vectors (N, D)."""
@@ -204,7 +275,14 @@ class Scorer:
         rows = np.repeat(z[None], len(names) + 1, axis=0)  # (C + 1, D)
         for c in range(len(names)):
             rows[c + 1, index == c] = 0.0
-        raw = raw_scores(self.manifest.model.kind, rows, self._network.run(rows), self._weights)
+        kind, y = self.manifest.model.kind, self._network.run(rows)
+        e = None
+        if self._own is not None:
+            e = rows if self.manifest.inputs.features.own_scale else rows * self._scale
+        if self.level is None:
+            raw = self._raw(kind, rows, y, e)
+        else:
+            raw = np.square(self._errors(kind, rows, y, e) - self.level.offset).sum(axis=1)
         drop = np.maximum(raw[0] - raw[1:], 0.0)
         total = float(drop.sum())
         if not (np.isfinite(total) and total > 0):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from covey.bundle import Branch, Calibration, Defaults, Inputs
 
+HARMONICS = 6  # of a day: courses as sharp as two hours
+TERMS = 1 + 2 * HARMONICS
+DAY_RIDGE = 1e-3
 _BLOCKS = 8
 _BATCH = 256  # windows at a time: bounds memory, since a long recording's windows are views of its rows
 
@@ -29,20 +32,21 @@ class Channels:
         center: (C,) float32.
         scale: (C,) float32, > 0.
         wandering: indices of the channels that are taken from their slow average.
+        daily: (TERMS, C) float32 of the daily course of normalised channels; none: no row.
     """
 
     center: NDArray[np.float32]
     scale: NDArray[np.float32]
     wandering: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    daily: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @classmethod
     def of(cls, base: Defaults | Calibration) -> Channels:
-        """From a bundle's defaults or a device's calibration."""
-        return cls(
-            np.asarray(base.channel_center, np.float32),
-            np.asarray(base.channel_scale, np.float32),
-            np.flatnonzero(base.wandering),
-        )
+        """From a bundle's defaults, which know no daily course, or a device's calibration."""
+        center = np.asarray(base.channel_center, np.float32)
+        course = np.frombuffer(getattr(base, "daily", b""), "<f4").reshape(-1, len(center))
+        scale = np.asarray(base.channel_scale, np.float32)
+        return cls(center, scale, np.flatnonzero(base.wandering), course.astype(np.float32))
 
 
 def ewma_taps(alpha: float, length: int) -> NDArray[np.float64]:
@@ -74,42 +78,36 @@ def branch_of_feature(inputs: Inputs) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def temporal(samples: NDArray[np.float32], inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
-    """(N, T, C) windows -> (N, D): filter by filter, all channels each."""
-    parts = [_some(samples[n : n + _BATCH], inputs, channels) for n in range(0, len(samples), _BATCH)]
+def temporal(
+    samples: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
+) -> NDArray[np.float32]:
+    """(N, T, C) windows whose newest rows are at `end_s` (N,), device clock -> (N, D): filter by filter, all channels each."""
+    steps = range(0, len(samples), _BATCH)
+    parts = [_some(samples[n : n + _BATCH], end_s[n : n + _BATCH], inputs, channels) for n in steps]
     if not parts:
         count = sum(len(branch.taps) for branch in inputs.features.branches)
         return np.empty((0, count * samples.shape[2]), np.float32)
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _some(samples: NDArray[np.float32], inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
-    branches = inputs.features.branches
-    n, _, c = samples.shape
+def _some(
+    samples: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
+) -> NDArray[np.float32]:
     out: list[NDArray[np.float32]] = []
-    for soft in (False, True):
-        mine = [branch for branch in branches if branch.soft is soft]
-        if not mine:
-            out.append(np.empty((n, 0, c), np.float32))
-            continue
-        weights = filters(mine)  # (K, T')
-        u = _normal(samples, weights.shape[1], inputs, channels)  # (N, T', C)
-        if soft:
+    longest = max(len(row) for branch in inputs.features.branches for row in branch.taps)
+    plain = normal(samples, longest, inputs, channels)  # (N, T', C)
+    for branch in inputs.features.branches:
+        weights = filters([branch])  # (K, T')
+        u = plain[:, -weights.shape[1] :]
+        if branch.daily:
+            u = _without_day(u, end_s, inputs, channels)
+        if branch.soft:
             u = np.sign(u) * np.log1p(np.abs(u))
         out.append(np.matmul(weights[:, ::-1], u))  # (K, T') @ (N, T', C) -> (N, K, C)
-    if not any(branch.soft for branch in branches):
-        return out[0].reshape(n, -1)
-    hard, soft_part = (iter(np.split(part, _ends(branches, kind), axis=1)) for kind, part in enumerate(out))
-    ordered = [next(soft_part if branch.soft else hard) for branch in branches]
-    return np.concatenate(ordered, axis=1).reshape(n, -1)
+    return np.concatenate(out, axis=1).reshape(len(samples), -1)
 
 
-def _ends(branches: list[Branch], kind: int) -> list[int]:
-    sizes = [len(branch.taps) for branch in branches if branch.soft is bool(kind)]
-    return np.cumsum(sizes)[:-1].tolist() if sizes else []
-
-
-def _normal(samples: NDArray[np.float32], rows: int, inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
+def normal(samples: NDArray[np.float32], rows: int, inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
     """(N, T, C) -> (N, rows, C): the newest rows, normalised, wandering channels taken from their trend, clipped."""
     clip = inputs.features.channel_clip
     u = samples[:, -rows:] - channels.center
@@ -121,6 +119,32 @@ def _normal(samples: NDArray[np.float32], rows: int, inputs: Inputs, channels: C
     np.clip(u, -clip, clip, out=u)
     u[np.isnan(u)] = clip  # what is no number counts as far off, as everywhere
     return u.astype(np.float32, copy=False)
+
+
+def day_terms(row: NDArray[np.floating[Any]], day_rows: int) -> NDArray[np.float64]:
+    """(..., TERMS) a constant, and cosine and sine of the first HARMONICS of a day, at rows counted from the clock's zero."""
+    angle = 2 * np.pi * (np.asarray(row, np.float64)[..., None] % day_rows) / day_rows * np.arange(1, HARMONICS + 1)
+    return np.concatenate([np.ones((*angle.shape[:-1], 1)), np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def daily_course(u: NDArray[np.floating[Any]], row: NDArray[np.floating[Any]], day_rows: int) -> NDArray[np.float32]:
+    """(TERMS, C) least squares of normalised channels u (R, C) at rows (R,) on a day's terms, with a light ridge."""
+    terms = day_terms(row, day_rows)
+    ridge = DAY_RIDGE * len(terms) * np.eye(terms.shape[1])
+    course: NDArray[np.float64] = np.linalg.solve(terms.T @ terms + ridge, terms.T @ u)
+    return course.astype(np.float32)
+
+
+def _without_day(
+    u: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
+) -> NDArray[np.float32]:
+    if not len(channels.daily):
+        return u
+    back = np.arange(u.shape[1] - 1, -1, -1)
+    rows = np.round(end_s * inputs.rate_hz)[:, None] - back  # (N, T')
+    clip = inputs.features.channel_clip
+    course = day_terms(rows, inputs.features.day_rows) @ channels.daily  # (N, T', C)
+    return np.clip(u - course, -clip, clip).astype(np.float32)
 
 
 def _trend(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 The arithmetic is `Scorer`'s, row by row: a device's scores do not depend on who is scored beside it. Each device has its own
 calibration and its own smoothing. For whoever runs many agents in one process: a simulated fleet, a replay.
 
-It judges nothing: thresholds, alarms and summaries are each device's own (edge/core.py, `judge`).
+It judges nothing: thresholds, levels that adapt, alarms and summaries are each device's own (edge/core.py, `judge`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.scoring.scorer import Network, Scored, normalise, raw_scores
+from covey.errors import DataError
+from edge.scoring.scorer import Network, Scored, normalise, raw_scores, scaled_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +30,19 @@ class Together:
         manifest: of the bundle that all of them run.
         network: what runs it.
         calibrations: one per device; None: the group's defaults.
+
+    Raises:
+        DataError: `temporal` features, which are each device's own.
     """
 
     def __init__(self, manifest: Manifest, network: Network, calibrations: Sequence[Calibration | None]) -> None:
+        if manifest.inputs.padded:
+            raise DataError(
+                "devices scored together: features lag or drone expected, temporal ones are each device's own"
+            )
         self._kind = manifest.model.kind
-        self._log = manifest.scoring.log
         self._alpha = manifest.scoring.smoothing
+        self._adapts = manifest.scoring.adapt is not None
         self._network = network
         self._clip = manifest.defaults.clip
         # Devices of one calibration share its rows.
@@ -44,7 +52,6 @@ class Together:
         self._affine = np.array([number[id(one)] for one in calibrations], np.int64)  # (K,)
         self._center = np.array([base.center for base in bases], np.float32)
         self._scale = np.array([base.scale for base in bases], np.float32)
-        self._weights = np.array([base.weights for base in bases]) if any(base.weights for base in bases) else None
         count, width = len(calibrations), manifest.model.inputs
         self._flight = np.full(count, -1, np.int64)
         self._score = np.zeros(count)
@@ -61,9 +68,7 @@ class Together:
         affine = self._affine[device]
         z = normalise(phi, self._center[affine], self._scale[affine], self._clip)
         y = self._network.run(z)
-        raw = self._raw(z, y, affine)
-        if self._log:
-            raw = np.log1p(raw)
+        raw = raw_scores(self._kind, z, y)
         error = z if self._kind == "project" else z - y
         score, smooth = np.empty_like(raw), np.empty_like(error)
         for turn in _turns(device):
@@ -75,13 +80,7 @@ class Together:
             score[turn] = self._score[who] = before + self._alpha * (raw[turn] - before)
             old = np.where(begins[:, None], error[turn], self._error[who])
             smooth[turn] = self._error[who] = old + np.float32(self._alpha) * (error[turn] - old)
-        return Scored(raw, score, z, smooth)
-
-    def _raw(self, z: NDArray[np.float32], y: NDArray[np.float32], affine: NDArray[np.int64]) -> NDArray[np.float64]:
-        if self._weights is None:
-            return raw_scores(self._kind, z, y)
-        out: NDArray[np.float64] = (np.square(y, dtype=np.float64) * self._weights[affine]).sum(axis=1)
-        return out
+        return Scored(raw, score, z, smooth, scaled_errors(self._kind, z, y) if self._adapts else None)
 
 
 def _turns(device: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -61,6 +61,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def end_s(self, inputs: Inputs) -> NDArray[np.float64]:
+        """(N,) device clock of the newest samples."""
+        return self.start_s + (inputs.window - 1) / inputs.rate_hz
+
 
 def pick_channels(recording: Recording, channels: Iterable[str]) -> NDArray[np.float32]:
     """(N, C) samples of the named channels, in that order.
@@ -240,11 +244,11 @@ class Cutter:
             self._take(starts, end)
 
 
-def features(samples: NDArray[np.float32], inputs: Inputs, channels: Channels | None = None) -> NDArray[np.float32]:
-    """(N, T, C) windows -> (N, D) feature vectors, not yet normalised.
+def features(windows: Windows, inputs: Inputs, channels: Channels | None = None) -> NDArray[np.float32]:
+    """(N, D) feature vectors of N windows, not yet normalised.
 
     Args:
-        samples: of windows.
+        windows: of one device.
         inputs: of the bundle.
         channels: what is normal of each channel; `temporal` features only.
 
@@ -254,7 +258,12 @@ def features(samples: NDArray[np.float32], inputs: Inputs, channels: Channels | 
     if inputs.features.kind == "temporal":
         if channels is None:
             raise DataError("features: a device's channel centers and scales expected for temporal ones, none came")
-        return temporal(samples, inputs, channels)
+        return temporal(windows.samples, windows.end_s(inputs), inputs, channels)
+    return plain_features(windows.samples, inputs)
+
+
+def plain_features(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:
+    """(N, T, C) windows -> (N, D), `lag` and `drone`: they know nothing but the samples."""
     if inputs.features.kind == "lag":
         return np.ascontiguousarray(samples[:, ::-1, :]).reshape(len(samples), samples.shape[1] * samples.shape[2])
     if inputs.features.bands:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.errors import AggregationError, BundleError
-from federated.compile.graph import Floats, Graph, check_graph, layer_outputs
+from federated.compile.graph import Floats, Graph, check_graph, layer_outputs, product
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -112,16 +112,17 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedDense:
-    """A dense layer in integers.
+class QuantizedLayer:
+    """A layer in integers.
 
     Attributes:
-        weight: (out, in) int8 in [-127, 127].
+        weight: (out, in), or (out, kernel, in) of a convolution, int8 in [-127, 127].
         weight_scale: (out,) float32 > 0.
         bias: (out,) int32 in units of bias_scale.
         bias_scale: (out,) float32, input scale * weight_scale.
         relu: outputs do not fall below the zero point.
         output: of the layer's output; with relu its zero point is -128.
+        steps: of a convolution; 1 of a dense layer.
     """
 
     weight: Int8s
@@ -130,6 +131,17 @@ class QuantizedDense:
     bias_scale: Floats
     relu: bool
     output: Affine
+    steps: int = 1
+
+    @property
+    def inputs(self) -> int:
+        """Values it takes."""
+        return int(self.steps * self.weight.shape[-1])
+
+    @property
+    def outputs(self) -> int:
+        """Values it gives."""
+        return int(self.steps * self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +149,7 @@ class QuantizedGraph:
     """The integer model: float input quantised by `input`, then the layers, float output by the last one's `output`."""
 
     input: Affine
-    layers: tuple[QuantizedDense, ...]
+    layers: tuple[QuantizedLayer, ...]
 
 
 def _affine(low: float, high: float, least_scale: float = 0.0) -> Affine:
@@ -160,12 +172,14 @@ def quantize(graph: Graph, ranges: Ranges) -> QuantizedGraph:
     first = before = _affine(ranges.low[0], ranges.high[0])
     layers = []
     for number, layer in enumerate(graph):
-        width = layer.weight.shape[1]
+        width = layer.weight[0].size
         if width > MAX_WIDTH:
             raise BundleError(f"graph: layer {number}: at most {MAX_WIDTH} inputs fit int32 sums, {width} came")
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
         # The second term keeps a bias beside tiny weights within int32 (half of it: the sum needs the other half).
-        weight_scale = np.maximum(np.abs(weight).max(axis=1) / WMAX, np.abs(bias) / (before.scale * 2.0**30))
+        weight_scale = np.maximum(
+            np.abs(weight).reshape(len(weight), -1).max(axis=1) / WMAX, np.abs(bias) / (before.scale * 2.0**30)
+        )
         # An output step far below one unit of the sum tells nothing, and XNNPACK refuses a ratio of 256 or more.
         finest = before.scale * float(weight_scale.max()) / 64
         low = 0.0 if layer.relu else ranges.low[number + 1]
@@ -175,13 +189,14 @@ def quantize(graph: Graph, ranges: Ranges) -> QuantizedGraph:
         scale = weight_scale.astype(np.float32)  # (out,)
         bias_scale = np.float32(before.scale) * scale  # rounded as the runtimes multiply it
         layers.append(
-            QuantizedDense(
-                weight=np.clip(np.rint(weight / scale[:, None]), -WMAX, WMAX).astype(np.int8),
+            QuantizedLayer(
+                weight=np.clip(np.rint(weight.T / scale).T, -WMAX, WMAX).astype(np.int8),  # channels are the first axis
                 weight_scale=scale,
                 bias=np.rint(bias / bias_scale).astype(np.int32),
                 bias_scale=bias_scale,
                 relu=layer.relu,
                 output=after,
+                steps=layer.steps,
             )
         )
         before = after
@@ -203,14 +218,15 @@ def simulate(qgraph: QuantizedGraph, x: Floats) -> Floats:
     Raises:
         BundleError: x is not (B, D).
     """
-    inputs = qgraph.layers[0].weight.shape[1]
+    inputs = qgraph.layers[0].inputs
     if x.ndim != 2 or x.shape[1] != inputs:
         raise BundleError(f"graph: input of shape (B, {inputs}) expected, {x.shape} came")
     before = qgraph.input
     q = _to_int(np.asarray(x, dtype=np.float32) / np.float32(before.scale), before)
     for layer in qgraph.layers:
-        total = (q - before.zero_point) @ layer.weight.T.astype(np.float64) + layer.bias  # (B, in) -> (B, out)
+        total = product(q - before.zero_point, layer.weight.astype(np.float64), layer.steps) + layer.bias  # (B, S, out)
         ratio = layer.bias_scale / np.float32(layer.output.scale)  # (out,)
         before = layer.output
         q = _to_int(total.astype(np.float32) * ratio, before, before.zero_point if layer.relu else QMIN)
+        q = q.reshape(len(x), layer.outputs)
     return (q - before.zero_point).astype(np.float32) * np.float32(before.scale)

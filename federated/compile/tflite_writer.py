@@ -20,7 +20,8 @@ from federated.compile.graph import Graph, check_graph
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from federated.compile.quantize import Affine, QuantizedGraph
+    from federated.compile.graph import Layer
+    from federated.compile.quantize import Affine, QuantizedGraph, QuantizedLayer
 
 SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
@@ -30,9 +31,9 @@ ALIGNMENT = 16  # of buffer data, force_align in the schema
 _TENSOR_TYPE = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.int8): 9}
 _FLOAT32, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
 # schema.fbs: enum BuiltinOperator
-_DEQUANTIZE, _FULLY_CONNECTED, _QUANTIZE = 6, 9, 114
+_CONV_2D, _DEQUANTIZE, _FULLY_CONNECTED, _RESHAPE, _QUANTIZE = 3, 6, 9, 22, 114
 # schema.fbs: union BuiltinOptions
-_OPTIONS = {_FULLY_CONNECTED: 8, _DEQUANTIZE: 38, _QUANTIZE: 89}
+_OPTIONS = {_CONV_2D: 1, _FULLY_CONNECTED: 8, _RESHAPE: 17, _DEQUANTIZE: 38, _QUANTIZE: 89}
 _RELU = 1  # schema.fbs: enum ActivationFunctionType
 
 
@@ -98,13 +99,12 @@ class _Model:
         self.tensors.append(int(b.EndObject()))
         return len(self.tensors) - 1
 
-    def activation(self, name: str, width: int, affine: Affine | None = None) -> int:
-        """A (batch, width) tensor: float32, or int8 as `affine` says."""
+    def activation(self, name: str, shape: tuple[int, ...], affine: Affine | None = None) -> int:
+        """A (batch, *shape) tensor: float32, or int8 as `affine` says."""
         if affine is None:
-            return self._tensor(name, (1, width), _FLOAT32)
-        return self._tensor(
-            name, (1, width), _INT8, quantization=self._quantization([affine.scale], [affine.zero_point])
-        )
+            return self._tensor(name, (1, *shape), _FLOAT32)
+        quantization = self._quantization([affine.scale], [affine.zero_point])
+        return self._tensor(name, (1, *shape), _INT8, quantization=quantization)
 
     def constant(self, name: str, values: Any, scales: Any = None) -> int:
         """A tensor with data; with scales (out,) it is quantised symmetrically per output channel."""
@@ -119,6 +119,11 @@ class _Model:
         if code == _FULLY_CONNECTED:
             b.StartObject(6)
             b.PrependInt8Slot(0, _RELU if relu else 0, 0)  # fused_activation_function
+        elif code == _CONV_2D:
+            b.StartObject(6)  # field 0, padding, stays at its default SAME; 4 and 5, dilation, at 1
+            b.PrependInt32Slot(1, 1, 0)  # stride_w
+            b.PrependInt32Slot(2, 1, 0)  # stride_h
+            b.PrependInt8Slot(3, _RELU if relu else 0, 0)  # fused_activation_function
         else:
             b.StartObject(0)
         options = b.EndObject()
@@ -164,22 +169,70 @@ class _Model:
         return bytes(b.Output())
 
 
+class _Flow:
+    """The tensor at hand: flat (batch, values), or (batch, 1, steps, channels) as convolutions take and give it.
+
+    Both hold the same values in the same order, so that a change of shape moves none.
+    """
+
+    def __init__(self, model: _Model, tensor: int, shape: tuple[int, ...], affine: Affine | None) -> None:
+        self.tensor, self.shape = tensor, shape
+        self._model, self._affine = model, affine
+        self._moves = 0
+
+    def shaped(self, shape: tuple[int, ...], name: str | None = None) -> int:
+        """The tensor at hand as (batch, *shape)."""
+        if self.shape != shape:
+            self._moves += 1
+            name = name or f"move{self._moves}"
+            target = self._model.constant(f"{name}_shape", np.array((-1, *shape), np.int32))
+            output = self._model.activation(name, shape, self._affine)
+            self._model.operator(_RESHAPE, [self.tensor, target], output)
+            self.tensor, self.shape = output, shape
+        return self.tensor
+
+    def layer(self, name: str, layer: Layer | QuantizedLayer, constants: list[int], affine: Affine | None) -> None:
+        """One layer's operators; `constants` are its weight and bias."""
+        code = _FULLY_CONNECTED
+        takes: tuple[int, ...] = (layer.inputs,)
+        gives: tuple[int, ...] = (layer.outputs,)
+        if layer.weight.ndim == 3:
+            outputs, _, inputs = layer.weight.shape
+            code, takes, gives = _CONV_2D, (1, layer.steps, inputs), (1, layer.steps, outputs)
+        tensor = self.shaped(takes)
+        output = self._model.activation(name, gives, affine)
+        self._model.operator(code, [tensor, *constants], output, relu=layer.relu)
+        self.tensor, self.shape, self._affine = output, gives, affine
+
+
+def _weight(layer: Layer | QuantizedLayer) -> Any:
+    """As TFLite orders it: (out, in), or (out, 1, kernel, in)."""
+    return layer.weight if layer.weight.ndim == 2 else layer.weight[:, None]
+
+
+def _versions(layers: Sequence[Layer | QuantizedLayer], fully_connected: int, conv: int) -> dict[int, int]:
+    """Operators of the layers; a model must not list others (readers would look for their kernels)."""
+    dense = {_FULLY_CONNECTED: fully_connected} if any(layer.weight.ndim == 2 for layer in layers) else {}
+    return dense | ({_CONV_2D: conv, _RESHAPE: 1} if any(layer.weight.ndim == 3 for layer in layers) else {})
+
+
 def write_tflite(qgraph: QuantizedGraph) -> bytes:
     """An int8 graph as TFLite: `input` (batch, D) float32 to `output` (batch, K) float32."""
     # Versions: the first that take int8 (tensorflow/lite/tools/versioning/op_version.cc).
-    model = _Model({_QUANTIZE: 1, _FULLY_CONNECTED: 4, _DEQUANTIZE: 2})
-    width = qgraph.layers[0].weight.shape[1]
-    first = model.activation("input", width)
-    tensor = model.activation("input_q", width, qgraph.input)
+    model = _Model({_QUANTIZE: 1, **_versions(qgraph.layers, 4, 3), _DEQUANTIZE: 2})
+    shape = (qgraph.layers[0].inputs,)
+    first = model.activation("input", shape)
+    tensor = model.activation("input_q", shape, qgraph.input)
     model.operator(_QUANTIZE, [first], tensor)
+    flow = _Flow(model, tensor, shape, qgraph.input)
     for number, layer in enumerate(qgraph.layers):
-        width = layer.weight.shape[0]
-        weight = model.constant(f"layer{number}_weight", layer.weight, layer.weight_scale)
-        bias = model.constant(f"layer{number}_bias", layer.bias, layer.bias_scale)
-        output = model.activation(f"layer{number}", width, layer.output)
-        model.operator(_FULLY_CONNECTED, [tensor, weight, bias], output, relu=layer.relu)
-        tensor = output
-    last = model.activation("output", width)
+        name = f"layer{number}"
+        weight = model.constant(f"{name}_weight", _weight(layer), layer.weight_scale)
+        bias = model.constant(f"{name}_bias", layer.bias, layer.bias_scale)
+        flow.layer(name, layer, [weight, bias], layer.output)
+    shape = (qgraph.layers[-1].outputs,)
+    tensor = flow.shaped(shape)
+    last = model.activation("output", shape)
     model.operator(_DEQUANTIZE, [tensor], last)
     return model.finish(first, last)
 
@@ -191,13 +244,12 @@ def write_tflite_float(graph: Graph) -> bytes:
         BundleError: the graph is malformed.
     """
     check_graph(graph)
-    model = _Model({_FULLY_CONNECTED: 1})
-    first = tensor = model.activation("input", graph[0].weight.shape[1])
+    model = _Model(_versions(graph, 1, 1))
+    shape = (graph[0].inputs,)
+    first = model.activation("input", shape)
+    flow = _Flow(model, first, shape, None)
     for number, layer in enumerate(graph):
-        weight = model.constant(f"layer{number}_weight", layer.weight)
-        bias = model.constant(f"layer{number}_bias", layer.bias)
-        name = "output" if number == len(graph) - 1 else f"layer{number}"
-        output = model.activation(name, layer.weight.shape[0])
-        model.operator(_FULLY_CONNECTED, [tensor, weight, bias], output, relu=layer.relu)
-        tensor = output
-    return model.finish(first, tensor)
+        name = f"layer{number}"
+        constants = [model.constant(f"{name}_weight", _weight(layer)), model.constant(f"{name}_bias", layer.bias)]
+        flow.layer("output" if number == len(graph) - 1 and layer.weight.ndim == 2 else name, layer, constants, None)
+    return model.finish(first, flow.shaped((graph[-1].outputs,), "output"))

@@ -28,6 +28,7 @@ from federated.evaluate import FloatNetwork, refuse_worse
 from federated.evaluation.central import CentralGrid
 from federated.families import family_for, family_of, unpack_state
 from federated.own import load
+from federated.streams import stream_of
 from federated.training import read_report
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def train(plan: Plan, nodes: Mapping[str, Mapping[str, str]], *, central: bool =
         refused = str(error)
     state = unpack_state(bundle.files[STATE], STATE)
     inputs = bundle.manifest.inputs
-    done = settled(wanted, inputs)
+    done = settled(wanted, inputs, *stream_of(bundle.manifest))
     graph = family_for(done).to_graph(done, state, drone=inputs.features.kind == "drone")
     networks: dict[str, Network] = {FP32: FloatNetwork(graph)}
     networks |= {name: open_runtime(name, bundle.model(name)) for name in runtimes}

@@ -61,13 +61,13 @@ class Weighing:
     """What a projecting model's outputs are to a device.
 
     Attributes:
-        rule: how it weighs them by its own windows.
-        mean: (K,) mean of y^2 over the fleet's windows.
+        rule: what it makes of them by its own windows.
+        weights: (K,) of their squares, for a device that has no windows yet.
         scale: (D,) of the features, the same for all devices unless they have their own.
     """
 
     rule: Outputs
-    mean: NDArray[np.float64]
+    weights: NDArray[np.float64]
     scale: NDArray[np.float64]
 
 
@@ -140,7 +140,11 @@ def family_of(name: str) -> Family:
         from federated.families.dense_ae import DenseAutoencoder
 
         return DenseAutoencoder()
-    raise UsageError(f"family: one of pca, dense-ae expected, {name!r} came")
+    if name == "conv-ae":
+        from federated.families.conv_ae import ConvAutoencoder
+
+        return ConvAutoencoder()
+    raise UsageError(f"family: one of pca, dense-ae, conv-ae expected, {name!r} came")
 
 
 def family_for(plan: Plan) -> Family:

@@ -20,7 +20,7 @@ from covey.errors import AggregationError, DataError
 from federated.compile.graph import Dense, Graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Weights: TypeAlias = list[NDArray[Any]]
 
@@ -128,28 +128,43 @@ def train(
     """
     check_options(epochs, lr, batch_size, proximal)
     x = _clipped(weights, x, clip)
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is told once, below
+        trained = adam(weights, x, gradients, epochs, lr, seed, batch_size, proximal)
+        loss = evaluate(trained, x, clip)
+    if not np.isfinite(loss):
+        raise diverged(lr, len(x))
+    return trained, loss
+
+
+def adam(
+    weights: Weights,
+    x: NDArray[Any],
+    gradients_of: Callable[[Weights, NDArray[Any]], tuple[float, Weights]],
+    epochs: int,
+    lr: float,
+    seed: int,
+    batch_size: int,
+    proximal: float,
+) -> Weights:
+    """A trained copy of the weights of any network: Adam over shuffled minibatches, arguments as of `train`."""
     trained = [values.copy() for values in weights]
     first = [np.zeros_like(values) for values in weights]
     second = [np.zeros_like(values) for values in weights]
     rng = np.random.default_rng(seed)
     step = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is told once, below
-        for _ in range(epochs):
-            order = rng.permutation(len(x))
-            for start in range(0, len(x), batch_size):
-                step += 1
-                slopes = gradients(trained, x[order[start : start + batch_size]])[1]
-                rate = lr * (1 - BETA2**step) ** 0.5 / (1 - BETA1**step)  # a Python float keeps float32 arrays so
-                for number, slope in enumerate(slopes):
-                    if proximal:
-                        slope += proximal * (trained[number] - weights[number])  # noqa: PLW2901  # in place on purpose
-                    first[number] += (1 - BETA1) * (slope - first[number])
-                    second[number] += (1 - BETA2) * (np.square(slope) - second[number])
-                    trained[number] -= rate * first[number] / (np.sqrt(second[number]) + EPSILON)
-        loss = evaluate(trained, x, clip)
-    if not np.isfinite(loss):
-        raise diverged(lr, len(x))
-    return trained, loss
+    for _ in range(epochs):
+        order = rng.permutation(len(x))
+        for start in range(0, len(x), batch_size):
+            step += 1
+            slopes = gradients_of(trained, x[order[start : start + batch_size]])[1]
+            rate = lr * (1 - BETA2**step) ** 0.5 / (1 - BETA1**step)  # a Python float keeps float32 arrays so
+            for number, slope in enumerate(slopes):
+                if proximal:
+                    slope += proximal * (trained[number] - weights[number])  # noqa: PLW2901  # in place on purpose
+                first[number] += (1 - BETA1) * (slope - first[number])
+                second[number] += (1 - BETA2) * (np.square(slope) - second[number])
+                trained[number] -= rate * first[number] / (np.sqrt(second[number]) + EPSILON)
+    return trained
 
 
 def to_graph(weights: Weights) -> Graph:
@@ -187,7 +202,15 @@ def check_windows(weights: Weights, x: NDArray[Any]) -> None:
     Raises:
         DataError: x is empty, of another width, or not finite.
     """
-    width = weights[0].shape[1]
+    check_width(weights[0].shape[1], x)
+
+
+def check_width(width: int, x: NDArray[Any]) -> None:
+    """Refuse windows that are not (N, width), N >= 1, of finite numbers.
+
+    Raises:
+        DataError: says which.
+    """
     if x.ndim != 2 or x.shape[1] != width or not len(x):
         raise DataError(f"autoencoder: windows of shape (N, {width}), N >= 1, expected, {x.shape} came")
     if not np.isfinite(x).all():

@@ -37,7 +37,7 @@ class DenseAutoencoder:
 
     def begin(self, plan: Plan, d: int) -> Arrays:
         """Fresh weights from the plan's seed."""
-        return _named(dense.init(d, hidden_widths(plan, d), plan.seed))
+        return named(dense.init(d, hidden_widths(plan, d), plan.seed))
 
     def down(self, state: Arrays) -> Arrays:
         """All weights."""
@@ -45,7 +45,7 @@ class DenseAutoencoder:
 
     def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:
         """The change of the weights after some epochs on all windows, fitted ones as well (or they would be forgotten)."""
-        before = _listed(state)
+        before = listed(state)
         options = plan.dense
         after, _ = dense.train(
             before,
@@ -57,13 +57,13 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        return _told(before, after)
+        return told(before, after)
 
     def update_many(
         self, plan: Plan, state: Arrays, lessons: Sequence[Lesson], seeds: Sequence[int]
     ) -> list[Arrays | CoveyError]:
         """`update` of many devices of one process, in lockstep."""
-        before = _listed(state)
+        before = listed(state)
         options = plan.dense
         pupils = [dense_batch.Pupil(lesson.z, seed) for lesson, seed in zip(lessons, seeds, strict=True)]
         trained = dense_batch.train_many(
@@ -75,7 +75,7 @@ class DenseAutoencoder:
             clip=CLIP,
             proximal=options.proximal,
         )
-        return [after if isinstance(after, CoveyError) else _told(before, after) for after in trained]
+        return [after if isinstance(after, CoveyError) else told(before, after) for after in trained]
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:
         """Those of the weights."""
@@ -100,22 +100,29 @@ class DenseAutoencoder:
 
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
         """Dense layers, ReLU between them."""
-        return dense.to_graph(_listed(self.down(state)))
+        return dense.to_graph(listed(self.down(state)))
 
     def weigh(self, plan: Plan, state: Arrays) -> None:
         """All outputs count alike."""
 
 
-def _told(before: dense.Weights, after: dense.Weights) -> Arrays:
-    return _named([new - old for new, old in zip(after, before, strict=True)])
+def told(before: dense.Weights, after: dense.Weights) -> Arrays:
+    """The change of the weights."""
+    return named([new - old for new, old in zip(after, before, strict=True)])
 
 
-def _named(weights: dense.Weights) -> Arrays:
+def named(weights: dense.Weights) -> Arrays:
+    """[W0, b0, W1, ...] as w0, b0, w1, ..."""
     return {f"{'wb'[number % 2]}{number // 2}": values for number, values in enumerate(weights)}
 
 
-def _listed(arrays: Arrays) -> dense.Weights:
+def listed(arrays: Arrays) -> dense.Weights:
+    """The inverse of `named`.
+
+    Raises:
+        BundleError: other names.
+    """
     try:
         return [arrays[f"{'wb'[number % 2]}{number // 2}"] for number in range(len(arrays))]
     except KeyError as error:
-        raise BundleError(f"dense-ae: weights w0, b0, w1, ... expected, {', '.join(sorted(arrays))} came") from error
+        raise BundleError(f"autoencoder: weights w0, b0, w1, ... expected, {', '.join(sorted(arrays))} came") from error

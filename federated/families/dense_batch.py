@@ -82,7 +82,7 @@ def train_many(
             told = np.isfinite(_loss(weights, after, pupil.x, clip))
             results[number] = _split(weights, after) if told else dense.diverged(lr, len(pupil.x))
 
-    threads = min(THREADS, _processors())
+    threads = min(THREADS, processors())
     groups = list(_groups([len(pupils[number].x) for number in fit], batch_size, _most(weights, len(fit), threads)))
     if threads == 1 or len(groups) < 2:
         for group in groups:
@@ -93,7 +93,7 @@ def train_many(
     return results
 
 
-def _processors() -> int:
+def processors() -> int:
     """Those this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -2,10 +2,8 @@
 
 A device sends the scatter of its new windows about its own center, branch by branch, and their number: sums are exact, so
 one round equals the principal components of all windows pooled, each device centered by itself. The network is one layer, block by
-block: y = L^-1/2 U' z with the pooled covariance U L U'; which outputs count how much is each device's own (edge/scoring/weights.py)
-and, for a device that has no windows yet, follows from L.
-
-Directions in which devices hardly vary drown in int8's rounding of the input, so their L is taken no smaller than FLOOR.
+block: y = S^-1/2 U' z with the pooled covariance U L U'. What lies beyond the leading directions of a branch is its score (Q),
+with a little of their own (T^2). A device adds its own directions and balances the branches (edge/scoring/own.py, weights.py).
 """
 
 from __future__ import annotations
@@ -16,9 +14,11 @@ import numpy as np
 
 from covey.bundle import Outputs
 from covey.errors import AggregationError
+from edge.scoring.own import find_own
+from edge.scoring.weights import balanced, believed
 from federated.branches import branch
 from federated.compile.graph import Dense
-from federated.config import BRANCHES, CLIP
+from federated.config import CLIP
 from federated.families import Weighing
 from federated.families.scatter import square, triangle
 from federated.gate import Arrays, Shape, windows_fault
@@ -68,6 +68,35 @@ def directions(blocks: Sequence[int], state: Arrays) -> list[tuple[NDArray[np.fl
     return out
 
 
+def kept(values: NDArray[np.float64], keep: float) -> int:
+    """How many directions hold that share of the variance: at least 1, at most all but one; `values` descending."""
+    held = np.cumsum(values) / values.sum()
+    return min(int(np.searchsorted(held, keep)) + 1, len(values) - 1)
+
+
+def sizes(values: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    """(K,) variance that one unit of an output's square stands for.
+
+    Directions of normal variation are shortened to the length of the first one beyond them: int8 has one step for all
+    outputs, and those that count most vary least.
+    """
+    cut = max(float(values[kept(values, keep)]), FLOOR)
+    return np.maximum(values, cut) / cut
+
+
+def branch_weights(
+    values: NDArray[np.float64], size: NDArray[np.float64], keep: float, within: float
+) -> NDArray[np.float64]:
+    """(K,) of y^2: what lies beyond the directions of normal variation by its size (Q), those standardised (T^2).
+
+    Source: Jackson and Mudholkar, Technometrics 21(3), 1979.
+    """
+    inner = kept(values, keep)
+    weights = size / max(len(values) - inner, 1)
+    weights[:inner] = within / inner * size[:inner] / np.maximum(values[:inner], FLOOR)
+    return weights
+
+
 class PcaOverTime:
     """See the module; state is `within` (triangles of sums, branch by branch) and `counts` (windows, devices)."""
 
@@ -77,7 +106,7 @@ class PcaOverTime:
 
     def __init__(self, plan: Plan) -> None:
         """Args: plan: its branches."""
-        self._filters = [len(branch(name).taps) for name in plan.branches or BRANCHES]
+        self._filters = [len(branch(name).taps) for name in plan.temporal.branches or []]
 
     def blocks(self, d: int) -> list[int]:
         """Features of each branch; d is all of them."""
@@ -93,8 +122,14 @@ class PcaOverTime:
 
     def update(self, plan: Plan, state: Arrays, lesson: Lesson, seed: int) -> Arrays:  # noqa: ARG002  # the interface's
         """Mean of the scatter of new windows (float16), and how many there are."""
-        z = lesson.z[~lesson.fitted].astype(np.float64)
-        blocks = self.blocks(z.shape[1])
+        blocks = self.blocks(lesson.z.shape[1])
+        fresh = lesson.z[~lesson.fitted]
+        if (
+            plan.temporal.distrust and len(fresh) > 1
+        ):  # those farthest from the device's own directions are not believed
+            own = find_own(fresh, [here for here, _ in parts(blocks)], self._keep(plan), 1.0)
+            fresh = fresh[believed(own.score(fresh), plan.temporal.distrust)]
+        z = fresh.astype(np.float64)
         mean = [triangle(z[:, here].T @ z[:, here] / max(len(z), 1)) for here, _ in parts(blocks)]
         return {"within": np.concatenate(mean).astype(np.float16), "counts": np.array([len(z)], np.int64)}
 
@@ -143,7 +178,7 @@ class PcaOverTime:
         blocks = self._blocks_of(state)
         weight = np.zeros((sum(blocks), sum(blocks)))
         for (here, _), (values, vectors) in zip(parts(blocks), directions(blocks, state), strict=True):
-            weight[here, here] = (vectors / np.sqrt(np.maximum(values, FLOOR))).T
+            weight[here, here] = (vectors / np.sqrt(sizes(values, self._keep(plan)))).T
         weight *= self.scale(plan, state)
         return (Dense(np.ascontiguousarray(weight, np.float32), np.zeros(len(weight), np.float32)),)
 
@@ -162,17 +197,24 @@ class PcaOverTime:
 
     def weigh(self, plan: Plan, state: Arrays) -> Weighing:
         """Of the directions."""
-        blocks = self._blocks_of(state)
-        values = np.concatenate([values for values, _ in directions(blocks, state)])
-        size = np.maximum(values, FLOOR)
+        blocks, keep = self._blocks_of(state), self._keep(plan)
+        weights, mean = [], []
+        for values, _ in directions(blocks, state):
+            size = sizes(values, keep)
+            mean.append(values / size)
+            weights.append(branch_weights(values, size, keep, plan.temporal.within or 0.0))
         rule = Outputs(
             branch=np.repeat(np.arange(len(blocks)), blocks).tolist(),
-            variance=size.tolist(),
-            keep=plan.pca.variance if plan.pca.variance is not None else KEEP,
-            within=plan.pca.within,
-            trim=plan.pca.distrust,
+            own=plan.temporal.own or 0.0,
+            keep=keep,
+            trim=plan.temporal.distrust or 0.0,
         )
-        return Weighing(rule, values / size, self.scale(plan, state))
+        group = balanced(np.concatenate(mean)[None], np.concatenate(weights), rule.branch)
+        return Weighing(rule, group, self.scale(plan, state))
+
+    @staticmethod
+    def _keep(plan: Plan) -> float:
+        return plan.temporal.keep if plan.temporal.keep is not None else KEEP
 
     def _blocks_of(self, arrays: Arrays) -> list[int]:
         entries, channels = len(arrays["within"]), 1

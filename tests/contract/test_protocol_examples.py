@@ -22,6 +22,7 @@ MESSAGES = {
     "ack": wire.Ack,
     "desired": wire.Desired,
     "command": wire.Command,
+    "learn_command": wire.Command,
     "gateway": wire.GatewayPresence,
     "deadletter": wire.DeadLetter,
     "learning": wire.Learning,
@@ -31,7 +32,7 @@ PLAIN = {"mqtt", "mqtt_bytes"}  # made by the gateway: test_gateway_protocol.py
 
 
 def test_every_example_of_the_page_is_checked_here():
-    assert set(EXAMPLES) == set(EVENTS) | set(MESSAGES) | {"sketch"} | PLAIN
+    assert set(EXAMPLES) == set(EVENTS) | set(MESSAGES) | {"sketch", "round_event"} | PLAIN
 
 
 @pytest.mark.parametrize("kind", EVENTS)
@@ -57,6 +58,30 @@ def test_a_message_example_survives_decoding_and_encoding(kind):
     assert json.loads(wire.encode(message)) == json.loads(EXAMPLES[kind])
 
 
+def test_a_round_event_example_survives_decoding_and_encoding():
+    data = wire.decode_round_event(EXAMPLES["round_event"].encode())
+    assert (data.run, data.seq, data.kind, data.round) == ("0123456789abcdef", 9, "round", 2)
+    assert json.loads(wire.make_round_event(data)) == json.loads(EXAMPLES["round_event"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda e: e.update(id="0123456789abcdef/8"), "bad_identity"),
+        (lambda e: e.update(source="/covey/learning/ffffffffffffffff"), "bad_identity"),
+        (lambda e: e.update(type="covey.alarm.v1"), "unknown_type"),
+        (lambda e: e["data"].update(kind="paused"), "bad_schema"),
+        (lambda e: e["data"].update(run="0123456789ABCDEF"), "bad_schema"),
+    ],
+)
+def test_a_round_event_that_breaks_the_page_is_refused(change, reason):
+    event = json.loads(EXAMPLES["round_event"])
+    change(event)
+    with pytest.raises(WireError) as told:
+        wire.decode_round_event(json.dumps(event).encode())
+    assert told.value.reason == reason
+
+
 def test_the_sketch_example_has_the_quantiles_worked_by_hand():
     sketch = Sketch.from_wire(json.loads(EXAMPLES["sketch"]))
     # six values: 0 0 0, one in bin 0, two in bin 35; gamma = 1.01/0.99
@@ -67,7 +92,15 @@ def test_the_sketch_example_has_the_quantiles_worked_by_hand():
 
 
 def test_every_field_of_every_message_is_on_the_page():
-    for kind in (*EVENTS.values(), *MESSAGES.values(), wire.Reported, wire.Health, wire.Drift, wire.Scores):
+    for kind in (
+        *EVENTS.values(),
+        *MESSAGES.values(),
+        wire.RoundEvent,
+        wire.Reported,
+        wire.Health,
+        wire.Drift,
+        wire.Scores,
+    ):
         for field in msgspec.structs.fields(kind):
             assert re.search(rf"[`.\"]{field.encode_name}[`\"]|`{field.encode_name} ", PAGE), (
                 f"{kind.__name__}.{field.name}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covey import wire
-from covey.bundle import Calibration, read_bundle
+from covey.bundle import Adapt, Calibration, read_bundle
 from covey.errors import DataError
 from edge.core import AgentCore
 from edge.loading import choose_runtime, open_model
@@ -232,3 +232,62 @@ def test_the_summary_counts_windows_and_alarmed_ones(bundle):
     reported = wire.Reported(1, model.digest, model.runtime)
     summary = core.summary.build(5.0, core.threshold, reported, wire.Health(0, 0.0, 0, 0, 0, 0))
     assert (summary.windows, summary.alarmed_windows, summary.start_s, summary.end_s) == (20, 5, 1000.0, 1080.0)
+
+
+def adapting(bundle, hold=40):
+    scoring = msgspec.structs.replace(
+        bundle.manifest.scoring, adapt=Adapt(hold_windows=hold, hold_share=0.0), begin_windows=1, end_windows=1
+    )
+    return replace(loaded(bundle), manifest=msgspec.structs.replace(bundle.manifest, scoring=scoring))
+
+
+def test_a_core_that_adapts_alarms_at_a_new_level_until_the_hold_is_over_and_then_ends_the_alarm(bundle):
+    core = AgentCore("d1", adapting(bundle))
+    samples = noise(8000)
+    samples[400:] += 3.0  # window 100: the score is about 9 thresholds 4
+    alarms, _, _ = fly(core, samples)
+    begin, end = alarms[0].alarm, alarms[1].alarm
+    assert [r.alarm.state for r in alarms] == ["begin", "end"]
+    assert begin.window.start_s in {1400.0, 1404.0}
+    assert 40 <= end.windows < 60  # 43 fill the count
+    assert begin.threshold == end.threshold == 4.0  # what moves is the level, not the threshold
+
+
+def test_a_core_whose_bundle_does_not_adapt_alarms_at_a_new_level_for_good(bundle):
+    samples = noise(8000)
+    samples[400:] += 3.0
+    core = AgentCore("d1", loaded(bundle))
+    alarms, _, _ = fly(core, samples)
+    assert [r.alarm.state for r in alarms] == ["begin"]
+    assert core.open_alarms
+
+
+def test_any_portions_raise_the_same_alarms_of_a_core_that_adapts(bundle):
+    samples = noise(4000)
+    samples[400:] += 3.0
+    told = [
+        [(r.alarm.state, r.alarm.window, r.alarm.score) for r in fly(AgentCore("d1", adapting(bundle)), samples, n)[0]]
+        for n in (1, 7, 4000)
+    ]
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]) == 2
+
+
+def test_a_restarted_core_begins_at_the_calibrations_level_again(bundle):
+    samples = noise(4000) + np.float32(3.0)
+    model = adapting(bundle)
+    first = AgentCore("d1", model)
+    fly(first, samples)
+    assert not first.open_alarms
+    again = AgentCore("d1", model)
+    fly(again, samples[:40])
+    assert again.open_alarms  # what was learned before a power cut of unknown length is not trusted
+
+
+def test_a_shadow_does_not_adapt(bundle):
+    core = AgentCore("d1", adapting(bundle))
+    core.watch(adapting(bundle))
+    samples = noise(8000)
+    samples[400:] += 3.0
+    fly(core, samples)
+    assert core.shadow.above > 0.9 * core.shadow.calm - 120  # of the calm ones after the hold, all are above

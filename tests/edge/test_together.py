@@ -1,10 +1,13 @@
 """Many devices scored in one go: each is scored as it would be alone, and judged by its own core."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 import pytest
 
 from covey import wire
-from covey.bundle import Calibration, read_bundle
+from covey.bundle import Adapt, Calibration, read_bundle
 from edge.core import AgentCore
 from edge.loading import choose_runtime, open_model
 from edge.scoring.runtimes import available, open_runtime
@@ -83,7 +86,7 @@ def test_judged_elsewhere_scored_windows_raise_the_same_alarms(bundle):
     direct = whole.push(samples, 50.0)
 
     windows = Cutter(model.manifest.inputs).push(samples, 50.0)
-    phi = features(windows.samples, model.manifest.inputs)
+    phi = features(windows, model.manifest.inputs)
     together = Together(model.manifest, model.network, [calibration])
     scored = together.score(np.zeros(len(windows), np.int64), phi, windows.flight)
     judged = parts.judge(windows, scored)
@@ -94,3 +97,31 @@ def test_judged_elsewhere_scored_windows_raise_the_same_alarms(bundle):
     summaries = [core.summary.build(1.0, core.threshold, reported, health) for core in (whole, parts)]
     assert summaries[0] == summaries[1]
     assert isinstance(windows, Windows)
+
+
+def test_scored_together_a_device_adapts_as_it_would_alone(bundle):
+    runtime = choose_runtime(bundle, ())
+    scoring = msgspec.structs.replace(bundle.manifest.scoring, adapt=Adapt(hold_windows=40, hold_share=0.0))
+    made = calibrations(bundle)[0]
+    model = replace(
+        open_model(bundle, 1, runtime, made), manifest=msgspec.structs.replace(bundle.manifest, scoring=scoring)
+    )
+    samples = np.random.default_rng(1).standard_normal((4000, 2)).astype(np.float32) * 0.5
+    samples[400:] += 5.0
+
+    def traces():
+        numbers = iter(range(1, 100))
+        return lambda: (f"{next(numbers):032x}", "")
+
+    whole, parts = AgentCore("d", model, traces()), AgentCore("d", model, traces())
+    for core in (whole, parts):
+        core.begin_flight("f", CHANNELS)
+    direct = whole.push(samples, 50.0)
+    windows = Cutter(model.manifest.inputs).push(samples, 50.0)
+    phi = features(windows.samples, model.manifest.inputs)
+    scored = Together(model.manifest, model.network, [made]).score(
+        np.zeros(len(windows), np.int64), phi, windows.flight
+    )
+    judged = parts.judge(windows, scored)
+    assert [r.alarm for r in judged.alarms] == [r.alarm for r in direct.alarms]
+    assert [r.alarm.state for r in judged.alarms] == ["begin", "end"]

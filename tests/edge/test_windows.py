@@ -5,7 +5,7 @@ import pytest
 
 from covey.bundle import Features, Inputs
 from covey.errors import DataError
-from edge.scoring.windows import DRONE_CHANNELS, Cutter, cut, features, pick_channels
+from edge.scoring.windows import DRONE_CHANNELS, Cutter, cut, pick_channels, plain_features
 from edge.sources import Recording
 
 LAG = Inputs(["a", "b"], 10.0, 4, 2, Features("lag"))
@@ -98,12 +98,12 @@ def test_the_cutter_knows_whether_the_drone_is_in_the_air():
 
 
 def test_lag_features_are_the_rows_newest_first():
-    assert features(ramp(4)[None], LAG).tolist() == [[6, 7, 4, 5, 2, 3, 0, 1]]
+    assert plain_features(ramp(4)[None], LAG).tolist() == [[6, 7, 4, 5, 2, 3, 0, 1]]
 
 
 def test_drone_features_by_a_second_method():
     samples = flight([(5, True)])[None]
-    got = features(samples, DRONE)[0]
+    got = plain_features(samples, DRONE)[0]
     rows = samples[0].astype(np.float64)
     motors = [sum(rows[t][m] for t in range(5)) / 5 for m in range(4)]
     mean = sum(motors) / 4

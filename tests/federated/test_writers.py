@@ -9,9 +9,9 @@ import pytest
 
 from covey.errors import BundleError
 from edge.scoring.runtimes import available, open_runtime
-from federated.compile.graph import Dense, forward
+from federated.compile.graph import Conv, Dense, forward
 from federated.compile.onnx_writer import write_onnx, write_onnx_float
-from federated.compile.quantize import observe, quantize, simulate
+from federated.compile.quantize import Ranges, observe, quantize, simulate
 from federated.compile.tflite_writer import write_tflite, write_tflite_float
 
 RUNTIMES = [
@@ -26,7 +26,32 @@ SHAPES = {
 }
 
 
+# Layers as (steps, channels in, channels out, kernel); 0 steps: dense.
+CONVOLUTIONS = {
+    "one convolution": ((10, 3, 4, 3),),
+    "folded and unfolded": ((10, 8, 16, 3), (5, 32, 3, 1), (5, 3, 32, 3), (10, 16, 8, 3)),
+    "kernel wider than the steps": ((2, 4, 6, 7), (1, 12, 5, 5), (1, 5, 8, 1)),
+    "ending in a dense layer": ((8, 4, 6, 3), (8, 6, 6, 5), (0, 48, 32, 0)),
+    "beginning with one": ((0, 12, 24, 0), (6, 4, 3, 3), (3, 6, 2, 3)),
+}
+SHAPES |= CONVOLUTIONS
+
+
+def convolutional(layers, seed=1):
+    rng = np.random.default_rng(seed)
+    graph = []
+    for number, (steps, before, after, kernel) in enumerate(layers):
+        shape = (after, kernel, before) if steps else (after, before)
+        weight = (rng.standard_normal(shape) * np.sqrt(2 / (before * max(kernel, 1)))).astype(np.float32)
+        bias = (rng.standard_normal(after) * 0.1).astype(np.float32)
+        relu = number < len(layers) - 1
+        graph.append(Conv(weight, bias, steps, relu) if steps else Dense(weight, bias, relu))
+    return tuple(graph)
+
+
 def network(widths, seed=1):
+    if isinstance(widths[0], tuple):
+        return convolutional(widths, seed)
     rng = np.random.default_rng(seed)
     pairs = list(pairwise(widths))
     return tuple(
@@ -60,7 +85,7 @@ def steps_apart(qgraph, y, expected):
 def test_int8_runs_as_simulated_to_one_step(name, shape):
     graph = network(SHAPES[shape])
     # Calibrated on half: the rest reaches out of the ranges and must saturate alike.
-    x = windows(SHAPES[shape][0])
+    x = windows(graph[0].inputs)
     qgraph = quantize(graph, observe(graph, x[:320] / 2))
     runtime = open_runtime(name, written(name, qgraph))
     expected = simulate(qgraph, x)
@@ -69,6 +94,43 @@ def test_int8_runs_as_simulated_to_one_step(name, shape):
         assert y.shape == expected.shape
         assert y.dtype == np.float32
         assert (steps_apart(qgraph, y, expected) <= 1).mean() >= 0.999
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_onnx_and_litert_give_the_same_elements(shape):
+    if not {"onnx", "litert"} <= set(available()):
+        pytest.skip("onnx and litert are not both installed")
+    graph = network(SHAPES[shape])
+    x = windows(graph[0].inputs, 2000)
+    qgraph = quantize(graph, observe(graph, x))
+    one, other = (open_runtime(name, written(name, qgraph)).run(x) for name in ("onnx", "litert"))
+    assert (one == other).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_steps_at_both_ends_see_zeros(name):
+    """Kernel 3 of ones over 4 steps of one channel, worked by hand: 1 + 2, 1 + 2 + 3, 2 + 3 + 4, 3 + 4."""
+    graph = (Conv(np.ones((1, 3, 1), np.float32), np.zeros(1, np.float32), 4),)
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    expected = np.array([[3, 6, 9, 7]], np.float32)
+    assert np.array_equal(forward(graph, x), expected)
+    assert open_runtime(name, written_float(name, graph)).run(x) == pytest.approx(expected)
+    qgraph = quantize(graph, Ranges((-1.0, -1.0), (11.75, 11.75)))  # steps of 0.05, a zero point that is not 0
+    assert qgraph.input.zero_point == -108
+    assert open_runtime(name, written(name, qgraph)).run(x) == pytest.approx(expected, abs=0.05)
+
+
+def test_moving_values_stays_in_int8():
+    """ONNX Runtime would compute floats from a Transpose or Reshape on that has no quantisers at both sides."""
+    graph = network(CONVOLUTIONS["folded and unfolded"])
+    model = onnx.load_from_string(write_onnx(quantize(graph, observe(graph, windows(80)))))
+    by_output = {node.output[0]: node for node in model.graph.node}
+    users = {name: node for node in model.graph.node for name in node.input}
+    moves = [node for node in model.graph.node if node.op_type in {"Transpose", "Reshape"}]
+    assert len(moves) == 2 + 4 + 4 + 2  # in, fold, unfold (the code keeps its 5 steps), out
+    for node in moves:
+        assert by_output[node.input[0]].op_type == "DequantizeLinear"
+        assert users[node.output[0]].op_type == "QuantizeLinear"
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert"])
@@ -114,7 +176,7 @@ def test_extreme_rows_load_and_run(name):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float_models_compute_the_graph(name, shape):
     graph = network(SHAPES[shape])
-    x = windows(SHAPES[shape][0], 65)
+    x = windows(graph[0].inputs, 65)
     runtime = open_runtime(name, written_float(name, graph))
     expected = forward(graph, x)
     for batch in (1, 7, 65):

@@ -14,7 +14,7 @@ import numpy as np
 
 from covey.errors import DataError
 from edge.scoring.calibration import calibrate
-from edge.scoring.windows import Cutter, Windows, features, join
+from edge.scoring.windows import Cutter, Windows, join, plain_features
 from firmware_sim.world.machine import Machine, run_machines
 from firmware_sim.world.pilot import MISSIONS
 from firmware_sim.world.vehicle import Vehicle, fly
@@ -201,6 +201,8 @@ def _blocks_of(rows: NDArray[np.float32], window: int) -> NDArray[np.float32]:
 
 
 def _cut(flown: Flown, inputs: Inputs) -> Recording:
+    if inputs.padded:
+        raise DataError(f"recording {flown.name}: a bundle of features lag or drone expected, temporal ones found")
     missing = [name for name in inputs.channels if name not in flown.channels]
     if missing or abs(flown.rate_hz - inputs.rate_hz) > RATE_TOLERANCE * inputs.rate_hz:
         wanted = f"{', '.join(inputs.channels)} at {inputs.rate_hz:g} Hz"
@@ -228,7 +230,7 @@ def _cut(flown: Flown, inputs: Inputs) -> Recording:
         start_row=windows.end_row - inputs.window + 1,
         flight=windows.flight,
         due_s=(windows.end_row + 1) / flown.rate_hz,
-        phi=features(windows.samples, inputs),
+        phi=plain_features(windows.samples, inputs),
         row_bytes=4 * len(columns),
         rate_hz=flown.rate_hz,
         position_m=None if flown.position_m is None else flown.position_m[second].astype(np.float32),

@@ -1,0 +1,35 @@
+"""Whether a plan's bundles adapt, and what an absent option means on the wire."""
+
+import msgspec
+import pytest
+
+from covey.bundle import Adapt, Features, Inputs, Scoring
+from federated.config import Plan, scoring_of
+
+LAG = Inputs(["x"], 1.0, 2, 1, Features("lag"))
+DRONE = Inputs(["x"], 1.0, 2, 1, Features("drone"))
+
+
+@pytest.mark.parametrize(
+    ("adapt", "inputs", "expected"),
+    [
+        ("auto", LAG, Adapt()),
+        ("auto", DRONE, None),
+        ("on", DRONE, Adapt()),
+        ("off", LAG, None),
+    ],
+)
+def test_tables_adapt_and_drones_do_not_unless_told(adapt, inputs, expected):
+    assert scoring_of(Plan("pca", adapt=adapt), inputs, [0, 0]).adapt == expected
+
+
+def test_a_bundle_that_does_not_adapt_says_nothing_of_it():
+    scoring = scoring_of(Plan("pca", adapt="off"), LAG, [0, 0])
+    assert "adapt" not in msgspec.to_builtins(scoring)  # older agents refuse fields they do not know
+    assert msgspec.json.decode(msgspec.json.encode(scoring), type=Scoring) == scoring
+
+
+@pytest.mark.parametrize("bad", [{"hold_windows": 0}, {"rate": 0.5}, {"bound": 0}, {"hold_share": 2}, {"speed": 1}])
+def test_options_out_of_bounds_and_unknown_ones_are_refused(bad):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(bad, Adapt)
