@@ -146,10 +146,15 @@ def calibrations(trained: Trained, windows: Windows, *, personal: bool) -> dict[
         DataError: too few windows.
     """
     manifest, digest = trained.bundle.manifest, trained.bundle.digest
-    own = {
-        name: calibrate(manifest, digest, windows, {name: network}, 0.0, personal=personal)
-        for name, network in trained.networks.items()
-    }
+    networks = trained.networks
+    if manifest.scoring.outputs is None:  # nothing but the threshold is the runtime's: one pass over the windows
+        one = calibrate(manifest, digest, windows, networks, 0.0, personal=personal)
+        own = dict.fromkeys(networks, one)
+    else:
+        own = {
+            name: calibrate(manifest, digest, windows, {name: network}, 0.0, personal=personal)
+            for name, network in networks.items()
+        }
     if personal:
         return own
     group = manifest.defaults

@@ -29,6 +29,7 @@ from federated.training import run
 from federated_rigs import CHANNELS, walk
 
 PLAN = Plan("pca")
+LAG = Plan("pca", features="lag")  # devices add nothing to it but center, scale and threshold
 JUDGE = Judge(vus=False)
 
 
@@ -102,7 +103,7 @@ def test_skab_figures_are_those_of_the_shipped_bundle_on_the_rows_after_the_firs
 
 def test_summed_covariances_make_central_training_and_federated_training_the_same(tmp_path):
     devices = servers(npz(tmp_path))["fleet of 3 channels"]
-    tree = fleet(devices, PLAN, JUDGE, quiet)
+    tree = fleet(devices, LAG, JUDGE, quiet)
     assert list(tree["modes"]) == ["local", "pooled", "federated", "personal"]
     central, apart = (tree["modes"][mode]["runtimes"]["fp32"]["mean"] for mode in ("pooled", "personal"))
     assert central["auc_pr"] == pytest.approx(apart["auc_pr"], abs=2e-3)
