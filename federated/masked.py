@@ -16,7 +16,7 @@ from covey.errors import AggregationError, DataError
 from federated import gate, masking
 from federated.gate import Arrays, Shape
 from federated.masked_device import FEWEST
-from federated.moments import Moments, from_words, size_of
+from federated.moments import from_words, layout_of
 from federated.rounds import config
 from federated.strategy import Answers
 
@@ -52,9 +52,10 @@ def sum_masked(course: Course, number: int, before: Arrays) -> None:
         AggregationError: too few devices for a sum, or a sum that is none.
     """
     from federated.families.pca import Pca
+    from federated.families.pca_time import PcaOverTime
 
     crew, plan, family = course.crew, course.plan, course.family
-    if not isinstance(family, Pca):
+    if not isinstance(family, Pca | PcaOverTime):
         raise AggregationError(f"masked: sums of family pca expected, {plan.family} came")
     answers = Answers()
     parts: list[NDArray[np.uint64]] = []
@@ -66,7 +67,7 @@ def sum_masked(course: Course, number: int, before: Arrays) -> None:
     answers.asked = len(nodes)
     crew.require(f"round {number}", answers, max(plan.min_clients, FEWEST))
     total = np.add.reduce(parts, dtype=np.uint64)
-    moments = from_words(total, course.d, len(answers.arrays))
+    moments = from_words(total, _layout(course), len(answers.arrays))
     told = _fault(course, moments)
     if told is not None:
         raise AggregationError(f"masked sum of {moments.devices} devices: {told}; no device can be named")
@@ -74,6 +75,10 @@ def sum_masked(course: Course, number: int, before: Arrays) -> None:
     state = {**merged, "center": moments.center, "scale": moments.scale}
     gate.require_finite(state)
     course.save(state, answers, moments.windows)
+
+
+def _layout(course: Course) -> Layout:
+    return layout_of(course.family.shapes(course.plan, course.d), course.d + course.channels)
 
 
 def cohorts(nodes: Sequence[int]) -> list[list[int]]:
@@ -95,7 +100,7 @@ def _sum(course: Course, number: int, nodes: list[int], all_answers: Answers) ->
         present, sealed = _share(course, number, cohort, left, all_answers)
         vectors = _vectors(course, number, cohort, present, sealed, all_answers)
         words = _open(course, number, cohort, present, vectors, all_answers)
-        from_words(words, course.d, len(vectors))  # a wrong share spoils its cohort, not the others
+        from_words(words, _layout(course), len(vectors))  # a wrong share spoils its cohort, not the others
     except (AggregationError, DataError) as error:
         if course.plan.strict:
             raise
@@ -183,7 +188,7 @@ def _vectors(
             box[sender] = sealed[sender][to]
         return {"sealed": box, "present": _flags(count, present)}
 
-    shapes = {"masked": Shape((size_of(course.d),), "u")}
+    shapes = {"masked": Shape((_layout(course).size,), "u")}
     nodes = [cohort.nodes[position] for position in present]
     told = _step(course, number, "train.mask_update", letters, shapes, nodes, {}, all_answers, cohort.threshold)
     return {cohort.nodes.index(node): answer["masked"].astype(np.uint64) for node, answer in told.items()}

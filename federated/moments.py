@@ -15,11 +15,39 @@ from covey.errors import AggregationError
 from federated.masking import narrow, narrow_sum, wide, wide_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from federated.gate import Arrays
+    from federated.gate import Arrays, Shape
 
 _COUNTS = 4  # windows new to the model, flights, windows, devices
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How long the parts of a vector are.
+
+    Attributes:
+        within: numbers of the scatter within flights.
+        between: of that between them; 0 where a family sends none.
+        affine: of center and of scale.
+    """
+
+    within: int
+    between: int
+    affine: int
+
+    @property
+    def size(self) -> int:
+        """Words of a vector."""
+        return _COUNTS + self.within + self.between + 6 * self.affine
+
+
+def layout_of(shapes: Mapping[str, Shape], affine: int) -> Layout:
+    """From the shapes of a family's updates and the number of centers that a device tells."""
+    between = shapes["between"].shape[0] if "between" in shapes else 0
+    return Layout(shapes["within"].shape[0], between, affine)
 
 
 @dataclass(frozen=True)
@@ -27,7 +55,7 @@ class Moments:
     """A fleet's sums.
 
     Attributes:
-        within: triangle (D (D + 1) / 2,) of the sum of scatters about flights' means.
+        within: triangle (D (D + 1) / 2,), or one for each branch, of the sum of scatters about flights' means.
         between: likewise of flights' means about devices' centers.
         fresh: windows in `within`.
         flights: in `between`.
@@ -48,32 +76,32 @@ class Moments:
 
     def as_update(self) -> Arrays:
         """As one device's update would be: means and counts, for the gate of the family."""
+        within = self.within / max(self.fresh, 1)
+        if not len(self.between):
+            return {"within": within, "counts": np.array([self.fresh], np.int64)}
         return {
-            "within": self.within / max(self.fresh, 1),
+            "within": within,
             "between": self.between / max(self.flights, 1),
             "counts": np.array([self.fresh, self.flights], np.int64),
         }
 
 
-def size_of(d: int) -> int:
-    """Words of a vector for D features."""
-    return _COUNTS + d * (d + 1) + 6 * d
-
-
 def to_words(
     update: Arrays, center: NDArray[np.float64], scale: NDArray[np.float64], windows: int
 ) -> NDArray[np.uint64]:
-    """One device's part of the sum, (`size_of`,).
+    """One device's part of the sum, as its layout has it.
 
     Raises:
         DataError: a number that does not fit.
     """
-    fresh, flights = (int(count) for count in update["counts"])
+    fresh, *more = (int(count) for count in update["counts"])
+    flights = more[0] if more else 0
+    between = update.get("between", np.empty(0))
     return np.concatenate(
         [
             np.array([fresh, flights, windows, 1], np.uint64),
             narrow(fresh * update["within"].astype(np.float64), "scatter"),
-            narrow(flights * update["between"].astype(np.float64), "scatter"),
+            narrow(flights * between.astype(np.float64), "scatter"),
             wide(center, "center"),
             wide(np.square(center), "squared center"),
             wide(np.square(scale), "squared scale"),
@@ -81,16 +109,15 @@ def to_words(
     )
 
 
-def from_words(words: NDArray[np.uint64], d: int, devices: int) -> Moments:
+def from_words(words: NDArray[np.uint64], layout: Layout, devices: int) -> Moments:
     """The sum of so many devices' vectors.
 
     Raises:
         AggregationError: it is not one.
     """
-    if words.shape != (size_of(d),) or int(words[3]) != devices:
+    if words.shape != (layout.size,) or int(words[3]) != devices:
         raise AggregationError(f"masked sum: of {devices} devices expected, the masks do not cancel")
-    triangle = d * (d + 1) // 2
-    ends = np.cumsum([_COUNTS, triangle, triangle, 2 * d, 2 * d])
+    ends = np.cumsum([_COUNTS, layout.within, layout.between, 2 * layout.affine, 2 * layout.affine])
     counts, within, between, center, squared, scale = np.split(words, ends)
     mean = wide_sum(center) / devices
     apart = np.maximum(wide_sum(squared) / devices - np.square(mean), 0.0)

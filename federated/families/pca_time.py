@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from federated.compile.graph import Graph
     from federated.config import Plan
     from federated.families import Lesson
+    from federated.moments import Moments
 
 INPUT_STEP = 2 * CLIP / 255  # of the int8 input
 FLOOR = 3 * INPUT_STEP**2 / 12  # three times the variance of its rounding
@@ -162,16 +163,23 @@ class PcaOverTime:
         Raises:
             AggregationError: fewer than two windows in all.
         """
-        n0, devices = (int(count) for count in state["counts"])
-        within = plan.pca.forget * state["within"].astype(np.float64)
-        n = round(plan.pca.forget * n0)
-        for update in updates:
-            count = int(update["counts"][0])
-            within = within + count * update["within"].astype(np.float64)
-            n += count
+        counts = [int(update["counts"][0]) for update in updates]
+        parts_of = zip(updates, counts, strict=True)
+        within = np.sum([count * update["within"].astype(np.float64) for update, count in parts_of], axis=0)
+        return self._merged(plan, state, within, sum(counts), len(updates))
+
+    def merge_sums(self, plan: Plan, state: Arrays, moments: Moments) -> Arrays:
+        """The same of sums that were made under masks."""
+        return self._merged(plan, state, moments.within, moments.fresh, moments.devices)
+
+    @staticmethod
+    def _merged(plan: Plan, state: Arrays, within: NDArray[np.float64], fresh: int, devices: int) -> Arrays:
+        n0, devices0 = (int(count) for count in state["counts"])
+        n = round(plan.pca.forget * n0) + fresh
         if n < 2:
             raise AggregationError(f"pca: at least 2 windows that are new or known expected, {n} came")
-        return {"within": within, "counts": np.array([n, max(devices, len(updates))], np.int64)}
+        within = plan.pca.forget * state["within"].astype(np.float64) + within
+        return {"within": within, "counts": np.array([n, max(devices0, devices)], np.int64)}
 
     def to_graph(self, plan: Plan, state: Arrays, *, drone: bool) -> Graph:  # noqa: ARG002  # the interface's
         """One dense layer, block by block, whose outputs have the variance 1 over the fleet's windows."""

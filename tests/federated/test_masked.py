@@ -82,7 +82,7 @@ def test_what_a_device_sends_is_uniform_and_not_its_update(devices, tmp_path):
     assert len(vectors) == COUNT
     d = 12
     for words in vectors:
-        assert words.shape == (moments.size_of(d),)
+        assert words.shape == (moments.Layout(d * (d + 1) // 2, d * (d + 1) // 2, d).size,)
         # Unmasked, the first four words are counts below a thousand and the scatters' high bytes are 0 or 255.
         assert (words[:4] > 2**20).all()
         counted = np.bincount(words.view(np.uint8), minlength=256)
