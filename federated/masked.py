@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from federated.moments import Layout, Moments
     from federated.rounds import Course
 
 COHORT = 32
