@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from covey.bands import Band
 from covey.errors import UsageError
+from federated.config import PcaOptions
 from federated.evaluation.drones import crazypad
 from federated.evaluation.figures import VUS_BUFFER, Judge, Tree, averaged
 from federated.evaluation.goals import figure_of, goals_of
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from federated.evaluation.sets import Device
 
 PROTOCOLS = ("skab", "fleet", "coldstart", "crazypad")
+FLIGHT_BAND = Band(10.0, 50.0, "correlation")  # Hz; above the attitude loop
+FLIGHT_BETWEEN, FLIGHT_RIDGE = 20.0, 0.1
 _PACKAGES = ("covey", "flwr", "numpy", "onnxruntime", "ai-edge-litert", "aeon")
 _TABLE = {"AUC-PR": "auc_pr", "VUS-PR": "vus_pr", "..period": "vus_pr_period", "F1": "f1", "FAR": "far", "MAR": "mar"}
 _FLIGHTS = {
@@ -88,6 +92,7 @@ def evaluate(folder: Path, plan: Plan, options: Options, say: Say) -> Tree:
         seeds = seeds[:1]
     if options.protocol != "crazypad" and not vus_here():
         notes.append("VUS-PR is left out: aeon is not installed: pip install 'covey[evaluate]'")
+    plan = suited(plan, options)
     judge = Judge(vus=vus_here(), buffer=options.vus_buffer)
     trees: list[Tree] = []
     for seed in seeds:
@@ -107,6 +112,22 @@ def evaluate(folder: Path, plan: Plan, options: Options, say: Say) -> Tree:
         "options": msgspec.json.decode(msgspec.json.encode(options)),
         "plan": msgspec.json.decode(msgspec.json.encode(plan)),
     }
+
+
+def suited(plan: Plan, options: Options) -> Plan:
+    """The plan, with what is recommended for a set's kind of data where the plan leaves it open.
+
+    Flight logs of 100 samples/s: one band of the accelerations (docs/decisions/0026). The first rows of a long history are few, and
+    no run of a machine for that.
+    """
+    if options.protocol == "crazypad" and plan.features == "auto" and not plan.bands:
+        pca = plan.pca
+        if pca == PcaOptions():
+            pca = msgspec.structs.replace(pca, between=FLIGHT_BETWEEN, ridge=FLIGHT_RIDGE)
+        return msgspec.structs.replace(plan, bands=[FLIGHT_BAND], pca=pca)
+    if options.prefix and plan.stream == "auto":
+        return msgspec.structs.replace(plan, stream="metrics")
+    return plan
 
 
 class _Run:
