@@ -5,6 +5,7 @@ The figures are those of `covey federated evaluate`; a set that is not in the fo
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ QUESTIONS = (
     ("asd", Options("coldstart")),
     ("crazypad", Options("crazypad")),
 )
-MEANS = ("auc_pr", "vus_pr", "vus_pr_period", "f1", "far", "mar")
+MEANS = ("auc_pr", "vus_pr", "vus_pr_period", "f1", "far", "mar", "auc", "spearman", "recall_windows", "rotor")
 
 
 def figures(data: Path, plan: Plan | None = None) -> dict[str, dict[str, Any]]:
@@ -55,7 +56,8 @@ def figures(data: Path, plan: Plan | None = None) -> dict[str, dict[str, Any]]:
 
 
 def _name(mark: str, text: str) -> str:
-    return "_".join(f"{mark} {text}".lower().replace("-", "_").replace(",", "").replace(":", "").split())
+    told = text if text.lower().startswith(mark) else f"{mark} {text}"
+    return "_".join(re.findall(r"[a-z0-9]+", told.lower().replace("'s", "")))
 
 
 def _figure(value: float, goal: float | None = None, met: bool | None = None) -> dict[str, Any]:
