@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from covey.errors import AggregationError, DataError
 from federated import gate
 from federated.records import arrays_of, question
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from flwr.serverapp import Grid
@@ -96,7 +97,7 @@ class Crew:
         replies = list(self.grid.send_and_receive(messages, timeout=timeout_s))
         answers = Answers(seconds=time.monotonic() - began)
         for reply in replies:
-            name = self.name_of(reply.metadata.src_node_id)
+            name = self.name_of(asked_of(reply, messages))
             if name in answers.arrays or name in answers.refused:
                 continue  # one voice a device
             told = _complaint(reply)
@@ -135,6 +136,15 @@ def _complaint(reply: Message) -> str | None:
     if not reply.has_error():
         return None
     return " ".join((reply.error.reason or f"error {reply.error.code}").split())
+
+
+def asked_of(reply: Message, messages: Sequence[Message]) -> int:
+    """The node that an answer is of; a SuperLink answers itself for nodes that it has lost."""
+    if reply.metadata.src_node_id == SUPERLINK_NODE_ID:
+        for message in messages:
+            if message.metadata.message_id == reply.metadata.reply_to_message_id:
+                return message.metadata.dst_node_id
+    return reply.metadata.src_node_id
 
 
 def update_shapes(family: Family, plan: Plan, d: int) -> dict[str, Shape]:
