@@ -155,11 +155,11 @@ def at_work(folder: Path) -> bool:
         os.close(fd)
 
 
-def follow(path: Path, start: int, stop: threading.Event) -> Iterator[bytes]:
-    """Whole lines from a place in the file on, as they are written; ends when `stop` is set and all is read."""
+def follow(path: Path, start: int, stop: threading.Event, over: Callable[[], bool] = lambda: False) -> Iterator[bytes]:
+    """Whole lines from a place in the file on, as they are written; ends when `stop` is set or it is `over`, and all is read."""
     rest = b""
     while True:
-        last = stop.is_set()
+        last = stop.is_set() or over()  # asked before the file is read: what was written before it is read, too
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(start)
             content = file.read()

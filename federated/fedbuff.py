@@ -129,7 +129,11 @@ def _hear(course: Course, buffer: Buffer, pending: dict[str, _Asked]) -> None:
         if name in buffer.answers.arrays:
             continue
         buffer.answers.take(
-            name, reply, read, lambda update: update_fault(course.family, course.plan, course.d, update)
+            name,
+            asked.node,
+            reply,
+            read,
+            lambda update: update_fault(course.family, course.plan, course.d, update, course.channels),
         )
         buffer.stale[name] = len(course.rounds) + 1 - asked.number
         buffer.moved_s = time.monotonic()

@@ -78,7 +78,7 @@ def join(plan: NodePlan, *, nice: int, memory_bytes: int | None, say: Callable[[
     Args:
         plan: where, with which key, for how long.
         nice: added to this process's niceness and all that it starts: scoring goes first.
-        memory_bytes: address space of each process that it starts; None: the unit's limit is enough.
+        memory_bytes: data of each process that it starts (RLIMIT_DATA); None: the unit's limit is enough.
         say: one line at a time.
 
     Raises:

@@ -23,8 +23,6 @@ def rounds(
     as_json: Annotated[bool, typer.Option("--json", help="Print the lines themselves.")] = False,
 ) -> None:
     """The rounds of a run, live: who was asked, who has answered, what each round brought, how it ended."""
-    import threading
-
     from covey import rounds as progress
     from covey.runtime import install_stop
     from federated import events
@@ -36,18 +34,21 @@ def rounds(
         for text in progress.plain(found) if as_json else progress.table(found, at_work=working):
             typer.echo(text)
         return
-    stop, done = install_stop(), threading.Event()
-    seen = progress.Progress()
+    stop, seen = install_stop(), progress.Progress()
+
+    def over() -> bool:
+        return bool(seen.run) and not events.at_work(checkpoint)  # released, failed, or killed
+
     with progress.screen(quiet=as_json) as show:
-        for line in events.follow(path, 0, done):
+        for line in events.follow(path, 0, stop, over):
             event = progress.event_of(line, path)
             seen.take(event)
             if as_json:
                 typer.echo(line.decode())
             else:
                 show(seen, at_work=events.at_work(checkpoint))
-            if stop.is_set() or (seen.over and not events.at_work(checkpoint)):
-                done.set()
+        if not as_json and seen.run:
+            show(seen, at_work=events.at_work(checkpoint))
 
 
 def export(

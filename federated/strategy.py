@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from covey.errors import AggregationError, DataError
 from federated import gate
@@ -65,7 +66,7 @@ class Answers:
         self.gated += 1
         del self.arrays[name]
 
-    def take(self, name: str, reply: Message, read: Callable[[Arrays], Arrays], check: Check) -> None:
+    def take(self, name: str, node: int, reply: Message, read: Callable[[Arrays], Arrays], check: Check) -> None:
         """Admit or refuse one answer: read what travelled, then look at what it says."""
         told = complaint(reply)
         found: Arrays = {}
@@ -76,7 +77,7 @@ class Answers:
             except AggregationError as error:
                 told = str(error)
             self.gated += told is not None
-        self.nodes[name] = reply.metadata.src_node_id
+        self.nodes[name] = node
         if told is None:
             self.arrays[name] = found
         else:
@@ -143,9 +144,10 @@ class Crew:
         replies = list(self.grid.send_and_receive(messages, timeout=timeout_s))
         answers = Answers(seconds=time.monotonic() - began, asked=len(nodes))
         for reply in replies:
-            name = self.name_of(reply.metadata.src_node_id)
+            node = asked_of(reply, messages)
+            name = self.name_of(node)
             if name not in answers.nodes:  # one voice a device
-                answers.take(name, reply, read, check)
+                answers.take(name, node, reply, read, check)
         answers.missing = [self.name_of(node) for node in nodes if self.name_of(node) not in answers.nodes]
         if self.events is not None:
             self.events.answers(what, answers, int(config.get("round", 0)))
@@ -185,6 +187,15 @@ def complaint(reply: Message) -> str | None:
     if not reply.has_error():
         return None
     return " ".join((reply.error.reason or f"error {reply.error.code}").split())
+
+
+def asked_of(reply: Message, messages: Sequence[Message]) -> int:
+    """The node that an answer is of; a SuperLink answers itself for nodes that it has lost."""
+    if reply.metadata.src_node_id == SUPERLINK_NODE_ID:
+        for message in messages:
+            if message.metadata.message_id == reply.metadata.reply_to_message_id:
+                return message.metadata.dst_node_id
+    return reply.metadata.src_node_id
 
 
 def update_shapes(family: Family, plan: Plan, d: int, channels: int = 0) -> dict[str, Shape]:

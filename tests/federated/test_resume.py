@@ -84,6 +84,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_state_bit_for_bit(fleet, wh
 
     wait_for(there, 120, mark)
     process.kill9()
+    watched = finish([*COVEY, "rounds", "--checkpoint", str(runs), "--follow"])  # ends by itself: nobody is at work
+    assert "ended without a word" in watched.stdout.splitlines()[-1]
     done = len(Checkpoints(runs).rounds())
     assert 2 <= done < ROUNDS, f"killed too late to show anything: {done} rounds were whole"
     assert not at_work(runs)
@@ -97,6 +99,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_state_bit_for_bit(fleet, wh
             continue
         assert values.dtype == state[name].dtype
         assert values.tobytes() == state[name].tobytes(), name
+    assert "released: " in finish([*COVEY, "rounds", "--checkpoint", str(runs)]).stdout.splitlines()[-1]
     events = read(lines)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert len({event.run for event in events}) == 1
