@@ -18,7 +18,7 @@ from covey.ring import FITTED, RingReader
 from edge.scoring.calibration import affine, ring_windows
 from edge.scoring.scorer import normalise
 from edge.scoring.temporal import channel_of_feature
-from edge.scoring.windows import Windows, cut, drone_channels_of, features, join
+from edge.scoring.windows import Windows, cut, drone_channels_of, features, join, newest_rows
 from federated.config import Plan, draft_manifest, scoring_of
 from federated.families import family_for
 from federated.permission import ask
@@ -58,7 +58,7 @@ def load(node: dict[str, str], plan: Plan, inputs: Inputs) -> Own:
     if "ring" in node:
         ask(Path(node["ring"]))
     own = _from_ring(Path(node["ring"]), inputs) if "ring" in node else _from_files(node, plan, inputs)
-    if not np.isfinite(own.windows.samples).all():
+    if not np.isfinite(newest_rows(own.windows, inputs)).all():
         raise DataError(f"{own.name}: finite samples expected, others found")
     return own
 

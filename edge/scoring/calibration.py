@@ -22,7 +22,7 @@ from edge.scoring.scorer import Network, Scorer
 from edge.scoring.sensors import sensed_rows, usually_still
 from edge.scoring.temporal import Channels, daily_course, normal, wandering
 from edge.scoring.weights import balanced, believed
-from edge.scoring.windows import Windows, features, join
+from edge.scoring.windows import Windows, features, join, newest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,16 +142,19 @@ def calibrate(
         weights=manifest.defaults.weights,
     )
     counted = settled_windows(manifest, windows)
+    phi = features(windows, manifest.inputs, channels)
+    if manifest.inputs.features.kind == "drone":
+        phi = _apart(phi, windows.flight, center)
     if personal and scoring.outputs is not None:
         first, network = next(iter(networks.items()))
-        draft, kept = _personal(draft, scoring.outputs, Scorer(manifest, network, first, draft), windows)
+        draft, kept = _personal(draft, scoring.outputs, Scorer(manifest, network, first, draft), phi)
         counted &= kept
     counted = counted if counted.any() else np.ones(len(windows), np.bool_)
     thresholds: dict[str, float] = {}
     reference: dict[str, list[list[int]]] = {}
     spread: list[float] = []
     for name, network in networks.items():
-        scores, size = _score(Scorer(manifest, network, name, draft), windows, center)
+        scores, size = _score(Scorer(manifest, network, name, draft), phi, windows.flight)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
         thresholds[name] = max(scoring.factor * float(np.quantile(scores[counted], scoring.quantile)), MIN_VALUE)
@@ -168,7 +171,7 @@ def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
     inputs = manifest.inputs
     if not inputs.padded:
         return None
-    rows = windows.samples[:, -inputs.record_rows :].reshape(-1, len(inputs.channels)).astype(np.float64)
+    rows = newest_rows(windows, inputs).reshape(-1, len(inputs.channels)).astype(np.float64)
     scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
     which = np.flatnonzero(wandering(rows)) if inputs.features.trend_rows else np.empty(0, np.int64)
     found = Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
@@ -188,7 +191,7 @@ def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], N
     least = manifest.scoring.commission_windows
     if len(windows) < least:
         raise DataError(f"calibration: at least {least} normal windows expected, {len(windows)} found")
-    if not np.isfinite(windows.samples).all():
+    if not np.isfinite(newest_rows(windows, manifest.inputs)).all():
         raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
     channels = channels_of(manifest, windows)
     return (*_feature_affine(manifest, windows, channels), channels)
@@ -250,21 +253,17 @@ def _apart(phi: NDArray[np.float32], flight: NDArray[np.int64], center: NDArray[
 
 
 def _score(
-    scorer: Scorer, windows: Windows, center: NDArray[np.float64]
+    scorer: Scorer, phi: NDArray[np.float32], flight: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(N,) smoothed scores, and (D,) the root mean square of the smoothed error of each feature."""
-    inputs = scorer.manifest.inputs
-    phi = features(windows, inputs, scorer.channels)
-    if inputs.features.kind == "drone":
-        phi = _apart(phi, windows.flight, center)
-    scores = np.empty(len(windows))
+    scores = np.empty(len(phi))
     squares = np.zeros(scorer.manifest.model.inputs)
-    for start in range(0, len(windows), _BATCH):
+    for start in range(0, len(phi), _BATCH):
         part = slice(start, start + _BATCH)
-        scored = scorer.score_features(phi[part], windows.flight[part])
+        scored = scorer.score_features(phi[part], flight[part])
         scores[part] = scored.score
         squares += np.square(scored.error).sum(axis=0)
-    return scores, np.sqrt(squares / len(windows))
+    return scores, np.sqrt(squares / len(phi))
 
 
 def settled_windows(manifest: Manifest, windows: Windows) -> NDArray[np.bool_]:
@@ -280,13 +279,12 @@ def settled_windows(manifest: Manifest, windows: Windows) -> NDArray[np.bool_]:
 
 
 def _personal(
-    draft: Calibration, rule: Outputs, scorer: Scorer, windows: Windows
+    draft: Calibration, rule: Outputs, scorer: Scorer, phi: NDArray[np.float32]
 ) -> tuple[Calibration, NDArray[np.bool_]]:
     """What the device adds to the network's outputs, and (N,) the windows that it believes; the first runtime's serve all.
 
     Twice: windows that score highest under the first weights are not believed when all is done again.
     """
-    phi = features(windows, scorer.manifest.inputs, scorer.channels)
     parts = [np.square(scorer.outputs(phi[n : n + _BATCH]), dtype=np.float64) for n in range(0, len(phi), _BATCH)]
     squares, e = np.concatenate(parts), scorer.own_features(phi)
     weights, own = _fitted(squares, e, rule, scorer.manifest)

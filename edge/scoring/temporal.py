@@ -8,19 +8,24 @@ flight's first row stands there: an exponential average then is what it would be
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from covey.bundle import Branch, Calibration, Defaults, Inputs
+    from edge.scoring.windows import Windows
 
 HARMONICS = 6  # of a day: courses as sharp as two hours
 TERMS = 1 + 2 * HARMONICS
 DAY_RIDGE = 1e-3
 _BLOCKS = 8
+_FEW = 8  # consecutive windows from which on their rows are taken in one piece
 _BATCH = 256  # windows at a time: bounds memory, since a long recording's windows are views of its rows
 
 
@@ -47,6 +52,12 @@ class Channels:
         course = np.frombuffer(getattr(base, "daily", b""), "<f4").reshape(-1, len(center))
         scale = np.asarray(base.channel_scale, np.float32)
         return cls(center, scale, np.flatnonzero(base.wandering), course.astype(np.float32))
+
+    def of_some(self, which: NDArray[np.int64]) -> Channels:
+        """Of some channels, in that order."""
+        wanders = np.flatnonzero(np.isin(which, self.wandering))
+        daily = self.daily[:, which] if len(self.daily) else self.daily
+        return Channels(self.center[which], self.scale[which], wanders, daily)
 
 
 def ewma_taps(alpha: float, length: int) -> NDArray[np.float64]:
@@ -78,33 +89,93 @@ def branch_of_feature(inputs: Inputs) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def temporal(
-    samples: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
-) -> NDArray[np.float32]:
-    """(N, T, C) windows whose newest rows are at `end_s` (N,), device clock -> (N, D): filter by filter, all channels each."""
-    steps = range(0, len(samples), _BATCH)
-    parts = [_some(samples[n : n + _BATCH], end_s[n : n + _BATCH], inputs, channels) for n in steps]
-    if not parts:
-        count = sum(len(branch.taps) for branch in inputs.features.branches)
-        return np.empty((0, count * samples.shape[2]), np.float32)
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+def temporal(windows: Windows, inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
+    """(N, D) features of N windows: filter by filter, all channels each.
+
+    Consecutive windows share all but their newest rows: what is the same for a row wherever it stands is computed once.
+    """
+    count = sum(len(branch.taps) for branch in inputs.features.branches)
+    out = np.empty((len(windows), count, len(inputs.channels)), np.float32)
+    end_row = np.round(windows.end_s(inputs) * inputs.rate_hz)  # rows since the clock's zero
+    steady = np.setdiff1d(np.arange(len(inputs.channels)), channels.wandering)
+    for start, stop in _runs(windows, inputs):
+        here = slice(start, stop)
+        if stop - start < _FEW:
+            out[here] = _filtered(
+                normal(windows.samples[here], reach(inputs), inputs, channels), end_row[here], inputs, channels
+            )
+            continue
+        # A wandering channel's rows are taken from the trend at the newest one: they differ from window to window.
+        if len(steady):
+            rows = _along(windows.samples[here], end_row[here], inputs, channels.of_some(steady), steady)
+            out[here][:, :, steady] = rows
+        for n in range(start, stop, _BATCH) if len(channels.wandering) else ():
+            part = slice(n, min(n + _BATCH, stop))
+            some = channels.of_some(channels.wandering)
+            u = normal(windows.samples[part][:, :, channels.wandering], reach(inputs), inputs, some)
+            out[part][:, :, channels.wandering] = _filtered(u, end_row[part], inputs, some)
+    return out.reshape(len(windows), -1)
 
 
-def _some(
-    samples: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
+def reach(inputs: Inputs) -> int:
+    """Rows of the longest filter."""
+    return max(len(row) for branch in inputs.features.branches for row in branch.taps)
+
+
+def _runs(windows: Windows, inputs: Inputs) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive windows of one flight."""
+    follows = (np.diff(windows.flight) == 0) & (np.diff(windows.end_row) == inputs.hop)
+    edges = np.r_[0, np.flatnonzero(~follows) + 1, len(windows)] if len(windows) else np.zeros(1, np.int64)
+    yield from pairwise(edges.tolist())
+
+
+def _along(
+    samples: NDArray[np.float32],
+    end_row: NDArray[np.float64],
+    inputs: Inputs,
+    channels: Channels,
+    which: NDArray[np.int64],
 ) -> NDArray[np.float32]:
+    """(N, K, C') of consecutive windows, from their rows in one piece: no channel wanders."""
+    hop, far = inputs.hop, reach(inputs)
+    first = samples[0][-far:][:, which]
+    rows = np.concatenate([first, samples[1:, -hop:][:, :, which].reshape(-1, len(which))])  # (far + (N - 1) hop, C')
+    u = normal(rows[None], len(rows), inputs, channels)[0]
+    at = end_row[0] + np.arange(-far + 1, len(rows) - far + 1)
     out: list[NDArray[np.float32]] = []
-    longest = max(len(row) for branch in inputs.features.branches for row in branch.taps)
-    plain = normal(samples, longest, inputs, channels)  # (N, T', C)
     for branch in inputs.features.branches:
-        weights = filters([branch])  # (K, T')
-        u = plain[:, -weights.shape[1] :]
-        if branch.daily:
-            u = _without_day(u, end_s, inputs, channels)
-        if branch.soft:
-            u = np.sign(u) * np.log1p(np.abs(u))
-        out.append(np.matmul(weights[:, ::-1], u))  # (K, T') @ (N, T', C) -> (N, K, C)
-    return np.concatenate(out, axis=1).reshape(len(samples), -1)
+        v = _shaped(u, at, branch, inputs, channels)
+        for taps in branch.taps:
+            y = np.zeros((len(samples), len(which)), np.float32)
+            for lag, weight in enumerate(taps):
+                if weight:
+                    y += np.float32(weight) * v[far - 1 - lag : len(rows) - lag : hop]
+            out.append(y)
+    return np.stack(out, axis=1)
+
+
+def _filtered(
+    u: NDArray[np.float32], end_row: NDArray[np.float64], inputs: Inputs, channels: Channels
+) -> NDArray[np.float32]:
+    """(N, T', C) normalised rows -> (N, K, C)."""
+    at = end_row[:, None] - np.arange(u.shape[1] - 1, -1, -1)  # (N, T')
+    out: list[NDArray[np.float32]] = []
+    for branch in inputs.features.branches:
+        weights = filters([branch])  # (K, T'')
+        length = weights.shape[1]
+        v = _shaped(u[:, -length:], at[:, -length:], branch, inputs, channels)
+        out.append(np.matmul(weights[:, ::-1], v))  # (K, T'') @ (N, T'', C) -> (N, K, C)
+    return np.concatenate(out, axis=1)
+
+
+def _shaped(
+    u: NDArray[np.float32], at: NDArray[np.float64], branch: Branch, inputs: Inputs, channels: Channels
+) -> NDArray[np.float32]:
+    """(..., C) what a branch filters, from normalised rows and their numbers (...,) since the clock's zero."""
+    if branch.daily and len(channels.daily):
+        clip = inputs.features.channel_clip
+        u = np.clip(u - day_terms(at, inputs.features.day_rows) @ channels.daily, -clip, clip).astype(np.float32)
+    return np.sign(u) * np.log1p(np.abs(u)) if branch.soft else u
 
 
 def normal(samples: NDArray[np.float32], rows: int, inputs: Inputs, channels: Channels) -> NDArray[np.float32]:
@@ -133,18 +204,6 @@ def daily_course(u: NDArray[np.floating[Any]], row: NDArray[np.floating[Any]], d
     ridge = DAY_RIDGE * len(terms) * np.eye(terms.shape[1])
     course: NDArray[np.float64] = np.linalg.solve(terms.T @ terms + ridge, terms.T @ u)
     return course.astype(np.float32)
-
-
-def _without_day(
-    u: NDArray[np.float32], end_s: NDArray[np.float64], inputs: Inputs, channels: Channels
-) -> NDArray[np.float32]:
-    if not len(channels.daily):
-        return u
-    back = np.arange(u.shape[1] - 1, -1, -1)
-    rows = np.round(end_s * inputs.rate_hz)[:, None] - back  # (N, T')
-    clip = inputs.features.channel_clip
-    course = day_terms(rows, inputs.features.day_rows) @ channels.daily  # (N, T', C)
-    return np.clip(u - course, -clip, clip).astype(np.float32)
 
 
 def _trend(samples: NDArray[np.float32], inputs: Inputs) -> NDArray[np.float32]:

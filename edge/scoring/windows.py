@@ -118,6 +118,11 @@ def join(parts: list[Windows], inputs: Inputs) -> Windows:
     )
 
 
+def newest_rows(windows: Windows, inputs: Inputs) -> NDArray[np.float32]:
+    """(N, R, C) rows that each window added, where the windows before hold the others; else all of its rows."""
+    return windows.samples[:, -inputs.record_rows :]
+
+
 class Cutter:
     """Cuts a live stream of samples into windows; pushing in any portions gives the same windows.
 
@@ -258,7 +263,7 @@ def features(windows: Windows, inputs: Inputs, channels: Channels | None = None)
     if inputs.features.kind == "temporal":
         if channels is None:
             raise DataError("features: a device's channel centers and scales expected for temporal ones, none came")
-        return temporal(windows.samples, windows.end_s(inputs), inputs, channels)
+        return temporal(windows, inputs, channels)
     return plain_features(windows.samples, inputs)
 
 

@@ -20,7 +20,7 @@ from federated_rigs import walk, write_csv, write_ring
 
 LOOSE = Gates(int8_error=0.3, int8_bias=0.3, false_alarms=0.3)
 PLANS = {
-    "pca": Plan("pca", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
+    "pca": Plan("pca", features="lag", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
     "dense-ae": Plan(
         "dense-ae",
         window=4,

@@ -9,7 +9,7 @@ from covey.ring import RingInfo, RingWriter, create_ring
 from edge.commission import Ring
 from edge.scoring.calibration import calibrate, ring_windows
 from edge.scoring.temporal import Channels, branch_of_feature, channel_of_feature, ewma_taps, temporal
-from edge.scoring.windows import Cutter, cut
+from edge.scoring.windows import Cutter, Windows, cut
 from edge.sources import Recording
 from federated.branches import branch
 from model_bundles import contents
@@ -19,6 +19,13 @@ UNIT = Channels(np.zeros(2, np.float32), np.ones(2, np.float32))
 
 def inputs(*branches, window=4, hop=1):
     return Inputs(["x", "y"], 1.0, window, hop, Features("temporal", branches=list(branches)))
+
+
+def seen(samples, told, channels=UNIT, end_s=0.0):
+    """Features of windows that have nothing to do with one another."""
+    n = len(samples)
+    apart = Windows(samples, np.arange(n), np.arange(n), np.full(n, end_s - told.window + 1.0))
+    return temporal(apart, told, channels)
 
 
 def walk(rows, seed=0):
@@ -34,14 +41,14 @@ def test_a_filter_weighs_the_newest_row_first_and_every_channel_alike():
     samples = np.array([[[9, 9], [9, 9], [1, 10], [4, 14]]], np.float32)
     # Normalised by center (0, 2) and scale (1, 4): rows (1, 2) and (4, 3); difference (3, 1), half of the newest (2, 1.5).
     own = Channels(np.array([0, 2], np.float32), np.array([1, 4], np.float32))
-    assert temporal(samples, told, own).tolist() == [[3.0, 1.0, 2.0, 1.5]]
+    assert seen(samples, told, own).tolist() == [[3.0, 1.0, 2.0, 1.5]]
     assert channel_of_feature(told) == [0, 1, 0, 1]
 
 
 def test_soft_and_hard_branches_keep_their_order():
     told = inputs(Branch("a", [[1.0]]), Branch("s", [[1.0]], soft=True), Branch("b", [[2.0]]))
     samples = np.array([[[0, 0], [0, 0], [0, 0], [np.e - 1, 1 - np.e]]], np.float32)
-    assert temporal(samples, told, UNIT)[0] == pytest.approx(
+    assert seen(samples, told)[0] == pytest.approx(
         [np.e - 1, 1 - np.e, 1.0, -1.0, 2 * (np.e - 1), 2 * (1 - np.e)], rel=1e-6
     )
     assert branch_of_feature(told).tolist() == [0, 0, 1, 1, 2, 2]
@@ -49,7 +56,7 @@ def test_soft_and_hard_branches_keep_their_order():
 
 def test_channels_are_clipped_before_they_are_filtered_and_no_number_counts_as_far_off():
     samples = np.array([[[0, 0], [0, 0], [100, np.nan], [0, 0]]], np.float32)
-    assert temporal(samples, inputs(Branch("d", [[0.0, 1.0]])), UNIT).tolist() == [[8.0, 8.0]]
+    assert seen(samples, inputs(Branch("d", [[0.0, 1.0]]))).tolist() == [[8.0, 8.0]]
 
 
 def test_ewma_weights_are_the_recursion_that_began_with_the_oldest_row():
@@ -69,7 +76,7 @@ def test_a_flight_s_first_windows_reach_back_to_its_first_row():
     averages = [rows[0]]
     for row in rows[1:6]:
         averages.append(averages[-1] + 0.25 * (row - averages[-1]))
-    assert temporal(windows.samples, told, UNIT)[:6] == pytest.approx(np.array(averages), abs=1e-5)
+    assert temporal(windows, told, UNIT)[:6] == pytest.approx(np.array(averages), abs=1e-5)
 
 
 @pytest.mark.parametrize("hop", [1, 2, 3])
@@ -179,3 +186,37 @@ def test_named_branches_are_what_they_say():
     assert abs(np.dot(cosine, sine)) < 1e-6
     spectrum = np.abs(np.fft.rfft(cosine))
     assert int(spectrum.argmax()) == 2
+
+
+@pytest.mark.parametrize("hop", [1, 3])
+def test_consecutive_windows_have_the_features_that_each_has_alone(hop):
+    told = Inputs(
+        ["x", "y"], 1.0, 40, hop,
+        Features(
+            "temporal", branches=[Branch("e", [ewma_taps(0.1, 40).tolist(), [1.0, -1.0]]),
+            Branch("s", [[0.0, 0.0, 1.0]], soft=True), Branch("d", [[1.0], [0.0, 1.0]], daily=True)],
+            channel_clip=3.0, trend_rows=16, day_rows=24,
+        ),
+    )  # fmt: skip
+    rows = walk(90, seed=3) * 4
+    windows = cut(recording(rows, segments=((0, 60), (63, 90))), told)
+    course = np.random.default_rng(5).standard_normal((13, 2)).astype(np.float32)
+    for wanders in ([], [1], [0, 1]):
+        own = Channels(rows.mean(axis=0), rows.std(axis=0), np.array(wanders, np.int64), course)
+        whole = temporal(windows, told, own)
+        alone = [
+            temporal(
+                Windows(windows.samples[n : n + 1], windows.end_row[n : n + 1], windows.flight[n : n + 1],
+                        windows.start_s[n : n + 1]), told, own)[0]
+            for n in range(len(windows))
+        ]  # fmt: skip
+        assert whole == pytest.approx(np.array(alone), abs=1e-5)
+
+
+def test_a_wandering_channel_is_taken_from_its_slow_average():
+    told = Inputs(["x", "y"], 1.0, 6, 1, Features("temporal", branches=[Branch("n", [[1.0]])], trend_rows=2))
+    rows = np.array([[0, 0], [4, 4], [8, 8]], np.float32)
+    windows = cut(recording(rows), told)
+    own = Channels(np.array([2, 2], np.float32), np.array([2, 2], np.float32), np.array([1]))
+    # Averages of weight 1/2 begun with the first row: 0, 2, 5; what is left of y: 0, 2, 3, in spreads of 2.
+    assert temporal(windows, told, own) == pytest.approx(np.array([[-1, 0], [1, 1], [3, 1.5]]), abs=0.02)

@@ -23,7 +23,7 @@ from federated.families.pca import Pca
 from federated.own import draft_of, load, normalised
 from federated_rigs import walk, write_csv
 
-PLAN = Plan("pca", window=4, commission_windows=50, pca=PcaOptions(keep=4))
+PLAN = Plan("pca", features="lag", window=4, commission_windows=50, pca=PcaOptions(keep=4))
 
 
 @pytest.fixture(scope="module")

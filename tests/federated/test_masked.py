@@ -20,7 +20,7 @@ from federated.records import arrays_of, question
 from federated.training import devices_of_files, read_report
 from federated_rigs import walk, write_csv
 
-LAG = {"window": 4, "commission_windows": 50, "pca": PcaOptions(keep=4)}
+LAG = {"features": "lag", "window": 4, "commission_windows": 50, "pca": PcaOptions(keep=4)}
 COUNT = 6
 
 

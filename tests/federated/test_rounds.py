@@ -285,7 +285,7 @@ def test_a_hostile_device_of_ten_is_kept_out_whatever_it_sends(folder, tmp_path)
 
 
 def test_one_shot_sums_with_a_part_of_the_fleet_are_the_same_when_asked_again(folder, tmp_path):
-    plan = Plan("pca", window=4, commission_windows=50, fraction=0.5, pca=PcaOptions(keep=4))
+    plan = Plan("pca", features="lag", window=4, commission_windows=50, fraction=0.5, pca=PcaOptions(keep=4))
     for name in ("one", "two"):
         report = run(
             plan,

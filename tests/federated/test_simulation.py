@@ -26,7 +26,7 @@ from federated_rigs import CHANNELS, walk, write_csv
 
 INPUTS = Inputs(list(CHANNELS), 1.0, 4, 1, Features("lag"))
 PLANS = {
-    "pca": Plan("pca", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
+    "pca": Plan("pca", features="lag", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
     "dense-ae": Plan("dense-ae", window=4, commission_windows=50, dense=DenseOptions(hidden=[4, 2, 4], epochs=3)),
 }
 

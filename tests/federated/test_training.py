@@ -16,7 +16,7 @@ from federated.families import unpack_state
 from federated.training import devices_of_files, run
 from federated_rigs import CHANNELS, walk, write_csv
 
-LAG = {"window": 4, "commission_windows": 50, "pca": PcaOptions(keep=4)}
+LAG = {"features": "lag", "window": 4, "commission_windows": 50, "pca": PcaOptions(keep=4)}
 DENSE = {"window": 2, "commission_windows": 50, "dense": DenseOptions(hidden=[4, 2, 4], epochs=8, learning_rate=0.02)}
 
 
