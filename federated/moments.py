@@ -73,7 +73,7 @@ def to_words(
         [
             np.array([fresh, flights, windows, 1], np.uint64),
             narrow(fresh * update["within"].astype(np.float64), "scatter"),
-            narrow(flights * update["between"].astype(np.float64), "scatter"),
+            narrow(flights * np.broadcast_to(update["between"].astype(np.float64), update["within"].shape), "scatter"),
             wide(center, "center"),
             wide(np.square(center), "squared center"),
             wide(np.square(scale), "squared scale"),
