@@ -46,8 +46,8 @@ class Layout:
 
 def layout_of(shapes: Mapping[str, Shape], affine: int) -> Layout:
     """From the shapes of a family's updates and the number of centers that a device tells."""
-    between = shapes["between"].shape[0] if "between" in shapes else 0
-    return Layout(shapes["within"].shape[0], between, affine)
+    within = shapes["within"].shape[0]
+    return Layout(within, within if "between" in shapes else 0, affine)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ def to_words(
     """
     fresh, *more = (int(count) for count in update["counts"])
     flights = more[0] if more else 0
-    between = update.get("between", np.empty(0))
+    between = np.empty(0)
+    if "between" in update:  # one zero stands for a scatter of one flight
+        between = np.broadcast_to(update["between"].astype(np.float64), update["within"].shape)
     return np.concatenate(
         [
             np.array([fresh, flights, windows, 1], np.uint64),
             narrow(fresh * update["within"].astype(np.float64), "scatter"),
-            narrow(flights * between.astype(np.float64), "scatter"),
+            narrow(flights * between, "scatter"),
             wide(center, "center"),
             wide(np.square(center), "squared center"),
             wide(np.square(scale), "squared scale"),

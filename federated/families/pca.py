@@ -74,14 +74,15 @@ class Pca:
         wire = np.float16 if lesson.z.shape[1] >= HALF_FROM else np.float32
         return {
             "within": triangle(within / max(n, 1)).astype(wire),
-            "between": triangle(between / max(flights, 1)).astype(wire),
+            # One flight has no scatter between flights, and that is one zero.
+            "between": triangle(between / max(flights, 1)).astype(wire) if flights > 1 else np.zeros(1, wire),
             "counts": np.array([n, flights], np.int64),
         }
 
     def shapes(self, plan: Plan, d: int) -> dict[str, Shape]:  # noqa: ARG002  # the interface's
-        """Two triangles and two counts."""
+        """Two triangles (one zero for that between flights when there was one flight) and two counts."""
         size = d * (d + 1) // 2
-        return {"within": Shape((size,)), "between": Shape((size,)), "counts": Shape((2,), "i")}
+        return {"within": Shape((size,)), "between": Shape((-1,), most=size), "counts": Shape((2,), "i")}
 
     def fault(self, update: Arrays) -> str | None:
         """Counts that can be, and scatters that are ones: positive semidefinite, no larger than clipped features give."""
@@ -89,6 +90,9 @@ class Pca:
         told = windows_fault(n) or windows_fault(flights)
         if told is not None or flights < 1:
             return told or "flights: at least 1 expected, 0 came"
+        size = update["between"].size
+        if size != update["within"].size and (flights > 1 or size > 1 or update["between"].any()):
+            return f"between: {update['within'].size} numbers of {flights} flights expected, {size} came"
         for name in ("within", "between"):
             values = np.linalg.eigvalsh(square(update[name].astype(np.float64)))
             total = float(values.sum())

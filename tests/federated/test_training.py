@@ -243,7 +243,7 @@ def test_nothing_but_named_numbers_of_known_shapes_leaves_a_device(files, tmp_pa
     d, layers = (12, 1) if family == "pca" else (6, 4)
     learned = {"center": {(d,)}, "scale": {(d,)}, "windows": {(1,)}}
     if family == "pca":
-        learned |= {"within": {(78,)}, "between": {(78,)}, "counts": {(2,)}}
+        learned |= {"within": {(78,)}, "between": {(1,)}, "counts": {(2,)}}
     else:
         widths = [6, 4, 2, 4, 6]
         for n in range(4):
