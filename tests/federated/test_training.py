@@ -13,6 +13,7 @@ from federated.checkpoint import Checkpoints
 from federated.config import DenseOptions, Gates, PcaOptions, Plan
 from federated.engines.simulation import SimulationGrid
 from federated.families import unpack_state
+from federated.streams import DAYS
 from federated.training import devices_of_files, run
 from federated_rigs import CHANNELS, walk, write_csv
 
@@ -252,7 +253,8 @@ def test_nothing_but_named_numbers_of_known_shapes_leaves_a_device(files, tmp_pa
     for runtime in ("onnx", "litert", "tflite"):
         judged |= {f"{runtime}.figures": {(6,)}, f"{runtime}.reference": {(n, 2) for n in range(1, 514)}}
     allowed = {
-        "query": {"channels": {(5,)}, "shape": {(2,)}},  # "a\nb\nc"
+        # "a\nb\nc"; how many rows, and how much a daily course of each likely length explains.
+        "query": {"channels": {(5,)}, "shape": {(2,)}, "rows": {(1,)}, "daily": {(len(DAYS),)}},
         "train": learned,
         "evaluate.observe": {"low": {(layers + 1,)}, "high": {(layers + 1,)}},
         "evaluate.judge": judged,
