@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from federated.evaluation.metrics import Counts, auc_pr, count, filled, vus_pr
+from federated.evaluation.metrics import Counts, auc_pr, count, filled, vus_pr, vus_pr_tsb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +24,9 @@ Tree: TypeAlias = dict[str, Any]
 Figures: TypeAlias = dict[str, float | None]
 
 VUS_BUFFER = 100  # rows: TSB-AD's default where no period is given
-# The largest buffer of VUS-PR decides its value: told for a fixed one, and for the series' period as TSB-AD's tables have it.
-VOLUMES = ("vus_pr", "vus_pr_period")
+# The largest buffer of VUS-PR decides its value: told for a fixed one, and for the series' period as TSB-AD's tables
+# have it; and, where `vus` is installed, by that package, whose arithmetic TSB-AD's is.
+VOLUMES = ("vus_pr", "vus_pr_period", "vus_pr_tsb")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Judge:
         if key not in self._areas:
             volumes: dict[str, float | None] = dict.fromkeys(VOLUMES)
             if self._vus:
-                volumes = {
-                    name: vus_pr(truth, scores, buffer)
-                    for name, buffer in zip(VOLUMES, (self._buffer, period_rows), strict=True)
+                volumes |= {
+                    "vus_pr": vus_pr(truth, scores, self._buffer),
+                    "vus_pr_period": vus_pr(truth, scores, period_rows),
                 }
+            volumes["vus_pr_tsb"] = vus_pr_tsb(truth, scores, self._buffer)
             self._areas[key] = (auc_pr(truth, scores), volumes)
         return Judged(*self._areas[key], count(alarm, truth), alarm)
 

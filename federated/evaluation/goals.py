@@ -36,6 +36,8 @@ def goals_of(protocol: str, sets: Tree, *, prefix: bool = False) -> list[Tree]:
                 what = f"{name.upper()} {'prefix ' if prefix else ''}VUS-PR"
                 out += [_goal(f"{what}, buffer 100 rows", mean("personal", "vus_pr", min), goal)]
                 out += [_goal(f"{what}, buffer the period", mean("personal", "vus_pr_period", min), goal)]
+                tsb = mean("personal", "vus_pr_tsb", min)
+                out += [] if tsb is None else [_goal(f"{what}, buffer 100 rows, by vus", tsb, goal)]
         elif protocol == "coldstart" and name == "asd 1 day":
             out += _cold(tree, mean)
         elif protocol == "crazypad":

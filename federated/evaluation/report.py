@@ -37,7 +37,15 @@ PROTOCOLS = ("skab", "fleet", "coldstart", "crazypad")
 FLIGHT_BAND = Band(10.0, 50.0, "correlation")  # Hz; above the attitude loop
 FLIGHT_BETWEEN, FLIGHT_RIDGE = 20.0, 0.1
 _PACKAGES = ("covey", "flwr", "numpy", "onnxruntime", "ai-edge-litert", "aeon")
-_TABLE = {"AUC-PR": "auc_pr", "VUS-PR": "vus_pr", "..period": "vus_pr_period", "F1": "f1", "FAR": "far", "MAR": "mar"}
+_TABLE = {
+    "AUC-PR": "auc_pr",
+    "VUS-PR": "vus_pr",
+    "..period": "vus_pr_period",
+    "..TSB": "vus_pr_tsb",
+    "F1": "f1",
+    "FAR": "far",
+    "MAR": "mar",
+}
 _FLIGHTS = {
     "AUC": "auc",
     "depth": "spearman",
