@@ -126,7 +126,8 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     strict: bool = False  # one failing device fails the run
     strategy: Strategy = "auto"
-    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of the devices, asked in a round and in an evaluation
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of the devices, asked in a round
+    evaluators: Count = 1000  # devices that judge a candidate, at most: rates of a fleet need no more
     clip: Literal["median", "none"] | Positive = "median"  # norm to which longer updates are shortened before any rule
     far: Literal["auto", "none"] | Positive = "auto"  # distance from the others' median, in median distances, to refuse
     compress: Compress = "float16"  # of autoencoder updates up and weights down

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 WEIGHT = "num-examples"
 MOMENTS = ("m", "v")  # of FedAdam, kept in the checkpointed state as m.w0, v.w0, ...
 ADAM_RATE = 0.1  # Flower's default
+BY_WEIGHT = ("trimmed", "fedavg", "fedprox")  # rules whose mean of a weight depends on no other weight
 
 
 def hostile_of(plan: Plan, asked: int) -> int:
@@ -67,14 +68,25 @@ def bearable(plan: Plan, asked: int, admitted: int, refused: int) -> int:
     )
 
 
-def bounded_steps(plan: Plan, steps: Sequence[Arrays]) -> list[Arrays]:
-    """Updates in float64, shortened as the plan says: to the median length of three or more, to a number, or not."""
-    wide = [{name: values.astype(np.float64) for name, values in step.items()} for step in steps]
-    if plan.clip == "none" or (plan.clip == "median" and len(wide) < 3):
-        return wide
-    norms = [gate.length(step) for step in wide]
+def shares_kept(plan: Plan, steps: Sequence[Arrays]) -> list[float]:
+    """What each update is multiplied with: cut as the plan says, to the median length of three or more, to a number, or not."""
+    if plan.clip == "none" or (plan.clip == "median" and len(steps) < 3):
+        return [1.0] * len(steps)
+    norms = [gate.length(step) for step in steps]
     bound = float(np.median(norms)) if plan.clip == "median" else float(plan.clip)
-    return [gate.shortened(step, norm, bound) for step, norm in zip(wide, norms, strict=True)]
+    return [1.0 if norm <= bound else bound / norm for norm in norms]
+
+
+def bounded_steps(plan: Plan, steps: Sequence[Arrays]) -> list[Arrays]:
+    """Updates in float64, shortened as the plan says."""
+    return _wide(steps, shares_kept(plan, steps), sorted(steps[0]) if steps else [])
+
+
+def _wide(steps: Sequence[Arrays], shares: Sequence[float], names: Sequence[str]) -> list[Arrays]:
+    return [
+        {name: step[name].astype(np.float64) * share for name in names}
+        for step, share in zip(steps, shares, strict=True)
+    ]
 
 
 def average(
@@ -101,11 +113,14 @@ def average(
     weights = gate.bounded_weights(windows)
     rule = strategy_of(plan, len(steps), hostile)
     if isinstance(rule, flower.FedAdam):
-        names = sorted(steps[0])
-        rule.current_arrays = {name: np.zeros_like(steps[0][name], np.float64) for name in names}
+        rule.current_arrays = {name: np.zeros_like(values, np.float64) for name, values in steps[0].items()}
         if moments:
-            rule.m_t, rule.v_t = ({name: moments[f"{kind}.{name}"] for name in names} for kind in MOMENTS)
-    step = by_flower(rule, number, bounded_steps(plan, steps), weights)
+            rule.m_t, rule.v_t = ({name: moments[f"{kind}.{name}"] for name in sorted(steps[0])} for kind in MOMENTS)
+    shares, names = shares_kept(plan, steps), sorted(steps[0])
+    step: Arrays = {}
+    # What looks at each weight by itself is given one array at a time: memory for thousands of devices.
+    for part in [[name] for name in names] if plan.rule in BY_WEIGHT else [names]:
+        step |= by_flower(rule, number, _wide(steps, shares, part), weights)
     if isinstance(rule, flower.FedAdam):
         kept = zip(MOMENTS, (rule.m_t or {}, rule.v_t or {}), strict=True)
         moments = {f"{kind}.{name}": np.asarray(values) for kind, part in kept for name, values in part.items()}

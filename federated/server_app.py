@@ -262,7 +262,7 @@ def _observe(
             None if (told["low"] <= told["high"]).all() else "ranges: low <= high expected, the opposite came"
         )
 
-    nodes = crew.sample("evaluation")
+    nodes = crew.judges()
     answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check, nodes=nodes)
     names = sorted(answers.arrays)
     sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]

@@ -161,6 +161,13 @@ class Crew:
         drawn = np.random.default_rng(zlib.crc32(f"{self.plan.seed}/{what}".encode())).permutation(len(nodes))[:count]
         return [nodes[number] for number in sorted(drawn)]
 
+    def judges(self) -> list[int]:
+        """Whom an evaluation asks: the plan's fraction, at most `evaluators` of them; the same when a run is resumed."""
+        nodes = self.sample("evaluation")
+        count = max(self.plan.evaluators, self.plan.min_clients)
+        drawn = np.random.default_rng(zlib.crc32(f"{self.plan.seed}/judges".encode())).permutation(len(nodes))[:count]
+        return [nodes[number] for number in sorted(drawn)]
+
     def require(self, what: str, answers: Answers, quorum: int | None = None) -> None:
         """Enough answers.
 

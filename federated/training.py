@@ -49,10 +49,11 @@ def devices_of_files(paths: Sequence[Path]) -> dict[str, dict[str, str]]:
             add(str(path), [path])
         elif path.is_dir():
             before = len(devices)
+            inside = set(_recordings(path))
             for part in sorted(path.iterdir()):
                 if part.is_dir() and (files := _recordings(part)):
                     add(str(part), files)
-                elif part in _recordings(path):
+                elif part in inside:
                     add(str(part), [part])
             if len(devices) == before:
                 raise UsageError(f"{path}: a folder with recordings expected, none there")

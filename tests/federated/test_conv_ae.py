@@ -77,7 +77,8 @@ def test_a_graph_survives_its_message():
     graph = FAMILY.to_graph(PLAN, FAMILY.begin(PLAN, 24), drone=False)
     again = graph_of(arrays_of_graph(graph))
     assert [(type(one), one.steps, one.relu) for one in again] == [(type(one), one.steps, one.relu) for one in graph]
-    assert all(np.array_equal(one.weight, two.weight) for one, two in zip(graph, again, strict=True))
+    for one, two in zip(graph, again, strict=True):  # weights may travel as float16
+        assert two.weight == pytest.approx(one.weight, rel=1e-3, abs=1e-6)
 
 
 def test_features_that_are_no_samples_are_refused():

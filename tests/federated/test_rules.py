@@ -141,3 +141,11 @@ def test_a_hostile_count_of_windows_does_not_outweigh_the_others():
 def test_a_rule_that_gives_numbers_that_are_not_finite_ends_the_round():
     with pytest.raises(AggregationError, match="finite numbers expected"):
         step("fedavg", [1.0, math.nan])
+
+
+@pytest.mark.parametrize(("rule", "a", "b"), [("fedavg", 4 / 3, 3.0), ("fedprox", 4 / 3, 3.0), ("trimmed", 0.0, 3.0)])
+def test_the_length_of_an_update_is_that_of_all_its_arrays(rule, a, b):
+    """Lengths 5, 1 and 10 again, over two arrays: 10 becomes 5 though each array is merged by itself."""
+    three = [{"a": np.array([x]), "b": np.array([y])} for x, y in ((4.0, 3.0), (0.0, 1.0), (0.0, 10.0))]
+    made, _ = average(Plan("dense-ae", strategy=rule), 1, three, [7] * 3, 0, {})
+    assert (made["a"], made["b"]) == (pytest.approx([a]), pytest.approx([b]))

@@ -12,15 +12,16 @@ from flwr.app import Message
 from flwr.common.serde import message_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from covey.bundle import Features, Inputs
+from covey.bundle import Features, Inputs, read_bundle
 from covey.errors import AggregationError
 from federated.client_app import app
-from federated.config import DenseOptions, PcaOptions, Plan, write_struct
+from federated.config import DenseOptions, Job, PcaOptions, Plan, write_struct
 from federated.engines import together
-from federated.engines.home import RUN_ID, handed
+from federated.engines.home import RUN_ID, handed, run_server
 from federated.engines.simulation import SimulationGrid
 from federated.families import family_of
 from federated.records import arrays_of, question
+from federated.strategy import Crew
 from federated.training import devices_of_files
 from federated_rigs import CHANNELS, walk, write_csv
 
@@ -143,6 +144,17 @@ def test_a_stop_ends_the_round_between_classes(devices, monkeypatch):
         grid.send_and_receive(round_of(grid, "dense-ae"), timeout=60)
 
 
+def test_what_was_gathered_before_a_stop_is_not_learned(devices):
+    class StopsAtTheLast(SimulationGrid):
+        def context(self, node):
+            if node == 7:
+                self.stop.set()
+            return super().context(node)
+
+    grid = StopsAtTheLast(devices)
+    assert list(grid.answers(round_of(grid, "dense-ae"), time.monotonic() + 60)) == []
+
+
 def test_a_round_that_is_out_of_time_learns_nothing_more(devices):
     grid = SimulationGrid(devices)
     assert answered(grid, round_of(grid, "dense-ae"), timeout_s=0.0) == {}
@@ -170,3 +182,23 @@ def test_what_a_device_changes_in_its_message_does_not_reach_the_next_one(device
     assert second.content.config_records["config"]["round"] == 1
     assert second.metadata.ttl == messages[1].metadata.ttl == 60.0
     assert arrays_of(messages[0]).keys() == arrays_of(second).keys()
+
+
+def test_a_candidate_is_judged_by_so_many_devices_and_by_the_same_again(devices):
+    asked = []
+    for _ in range(2):
+        crew = Crew(SimulationGrid(devices), Plan("pca", evaluators=3, seed=5), str)
+        asked.append(crew.judges())
+    assert asked[0] == asked[1] == sorted(set(asked[0]))
+    assert len(asked[0]) == 3
+    everyone = Crew(SimulationGrid(devices), Plan("pca"), str).judges()
+    assert everyone == [1, 2, 3, 4, 5, 6, 7]
+    assert len(Crew(SimulationGrid(devices), Plan("pca", evaluators=1, min_clients=4), str).judges()) == 4
+
+
+def test_a_run_asks_its_judges_alone(devices, tmp_path):
+    grid = SimulationGrid(devices)
+    plan = Plan("pca", evaluators=3, window=4, commission_windows=50, pca=PcaOptions(keep=4))
+    run_server(grid, Job(plan, str(tmp_path / "model.zip"), str(tmp_path / "runs")))
+    evidence = read_bundle(tmp_path / "model.zip").manifest.evidence
+    assert (evidence["devices"], evidence["clients"]) == (3.0, 7.0)
