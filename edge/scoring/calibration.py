@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 RELATIVE_FLOOR = 1e-3  # of the group's default: a device may be calmer than its group, not a thousand times
 ABSOLUTE_FLOOR = 1e-4
+SHARE_FLOOR = 0.01
 _LEAST_SPREAD = 0.05  # of a feature over time, in spreads of its channel: what hardly moves is not blown up
 _BATCH = 256  # windows scored at a time, so that memory does not grow with the ring
 
@@ -172,9 +173,9 @@ def channels_of(manifest: Manifest, windows: Windows) -> Channels | None:
     if not inputs.padded:
         return None
     rows = newest_rows(windows, inputs).reshape(-1, len(inputs.channels)).astype(np.float64)
-    scale = _floored(rows.std(axis=0), manifest.defaults.channel_scale)
+    center, scale = rows.mean(axis=0), channel_scales(rows, manifest.defaults.channel_scale)
     which = np.flatnonzero(wandering(rows)) if inputs.features.trend_rows else np.empty(0, np.int64)
-    found = Channels(rows.mean(axis=0).astype(np.float32), scale.astype(np.float32), which)
+    found = Channels(center.astype(np.float32), scale.astype(np.float32), which)
     if not inputs.features.day_rows:
         return found
     newest = np.round(windows.end_s(inputs) * inputs.rate_hz)[:, None] - np.arange(inputs.record_rows - 1, -1, -1)
@@ -195,6 +196,21 @@ def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], N
         raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
     channels = channels_of(manifest, windows)
     return (*_feature_affine(manifest, windows, channels), channels)
+
+
+def channel_scales(rows: NDArray[np.float64], usual: list[float]) -> NDArray[np.float64]:
+    """(C,) what channels are divided by: their spreads, but no less than a change that anybody would call one.
+
+    That is a thousandth of the group's spread, and, where all channels are shares (from 0 to 1), a hundredth: divided by next to
+    nothing, one reading of a counter that stood at 0 would be all there is to see.
+
+    Args:
+        rows: (R, C) of normal windows.
+        usual: (C,) the group's spreads.
+    """
+    spread = _floored(rows.std(axis=0), usual)
+    shares = bool(rows.size) and float(rows.min()) >= 0.0 and float(rows.max()) <= 1.0
+    return np.maximum(spread, SHARE_FLOOR) if shares else spread
 
 
 def _feature_affine(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 INPUT_STEP = 2 * CLIP / 255  # of the int8 input
 FLOOR = 3 * INPUT_STEP**2 / 12  # three times the variance of its rounding
-LEAST_SCALE = 0.05
+LEAST_SCALE = 0.5  # so that a feature that hardly moves is clipped at half of what a channel is, not at nothing
 KEEP = 0.65  # share of a branch's variance that counts as normal variation
 _NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
 
