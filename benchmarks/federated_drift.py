@@ -221,13 +221,15 @@ def figures(data: Path) -> dict[str, dict[str, object]]:
     for name in ("asd", "smd"):
         if (data / name).is_dir():
             paths = sorted((data / name).glob("*.npz"))
-            bench = Bench(trained(Plan("pca", min_clients=len(paths), strict=True), paths), servers(data / name))
+            bench = Bench(
+                trained(Plan("pca", min_clients=len(paths), strict=True, adapt="on"), paths), servers(data / name)
+            )
             _f1(out, name, bench)
             _false_alarms(out, name, bench)
     if (data / "skab").is_dir():
         paths = sorted((data / "skab" / "valve1").glob("*.csv"))
         names = paths[0].read_text().splitlines()[0].split(";")[1:-2]
-        plan = Plan("pca", columns=names, rows=(0, 400), min_clients=len(paths), strict=True)
+        plan = Plan("pca", columns=names, rows=(0, 400), min_clients=len(paths), strict=True, adapt="on")
         bundle = trained(plan, paths)
         _f1(out, "skab", Bench(bundle, bench_runs(paths, names)))
         healthy = [data / "skab" / "anomaly-free" / "anomaly-free.csv"]
@@ -243,7 +245,7 @@ def _simulated(out: dict[str, dict[str, object]]) -> None:
         paths = [Path(folder) / f"{machine.label}.npz" for machine in machines]
         for path, one in zip(paths, run_machines(machines, [11, 12, 13], None, 5400.0, 1.0), strict=True):
             np.savez(path, train=one.samples.astype(np.float32))
-        bundle = trained(Plan("pca", features="lag", min_clients=3, strict=True), paths)
+        bundle = trained(Plan("pca", features="lag", min_clients=3, strict=True, adapt="on"), paths)
         known = [read_recording(path) for path in paths]
     for name, drift in SIMULATED.items():
         runs = run_machines(machines, [21, 22, 23], [drift] * 3, 7200.0, 1.0)

@@ -137,7 +137,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     factor: Positive | None = None  # of the threshold; 4/3, temporal: the stream's
     commission_windows: Count | None = None
     temporal: Stream = Stream()
-    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: not for drones
+    adapt: Literal["auto", "on", "off"] = "auto"  # scores follow a level that drifts; auto: of long histories
     pca: PcaOptions = PcaOptions()
     dense: DenseOptions = DenseOptions()
     conv: ConvOptions = ConvOptions()
@@ -223,8 +223,9 @@ def choose_inputs(
 def _table_features(
     plan: Plan, offers: Sequence[tuple[str, tuple[str, ...], float, int]]
 ) -> Literal["lag", "temporal"]:
-    """Filters over time for `pca`, unless rings hold whole windows; autoencoders see the rows as they are."""
-    return "temporal" if plan.family == "pca" and {length for *_, length in offers} <= {0, 1} else "lag"
+    """Filters over time for `pca`, unless rings hold whole windows or the plan says how long they are; else rows as they are."""
+    free = plan.window is None and {length for *_, length in offers} <= {0, 1}
+    return "temporal" if plan.family == "pca" and free else "lag"
 
 
 def settled(plan: Plan, inputs: Inputs, kind: Kind, day_rows: int) -> Plan:
@@ -286,8 +287,13 @@ def scoring_of(plan: Plan, inputs: Inputs, channel_of_feature: Sequence[int]) ->
         attribution="rotor" if drone else "channel",
         channel_of_feature=list(channel_of_feature),
         log=inputs.padded and plan.family == "pca" and bool(plan.temporal.log),
-        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and not drone) else None,
+        adapt=Adapt() if plan.adapt == "on" or (plan.adapt == "auto" and _long(plan, inputs)) else None,
     )
+
+
+def _long(plan: Plan, inputs: Inputs) -> bool:
+    """Whether a stream is a history of readings minutes apart: a hold of 512 rows is hours there, and minutes on a test rig."""
+    return inputs.padded and plan.stream in {"metrics", "daily"}
 
 
 def _smoothing(plan: Plan, inputs: Inputs) -> float:

@@ -96,7 +96,7 @@ class _Flow:
             self._steps = None
         if output is not None:
             last = self._built.nodes[-1]
-            last.output[0] = output
+            last.output[0], last.name = output, f"{last.op_type}_{output}"
             self.tensor = output
         return self.tensor
 

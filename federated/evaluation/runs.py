@@ -191,6 +191,6 @@ def score(trained: Trained, recording: Recording, own: Mapping[str, Calibration]
     """
     manifest = trained.bundle.manifest
     return {
-        name: score_rows(recording, Scorer(manifest, network, name, own[name]))
+        name: score_rows(recording, Scorer(manifest, network, name, own[name], adaptive=True))
         for name, network in trained.networks.items()
     }

@@ -118,7 +118,7 @@ def test_scored_together_a_device_adapts_as_it_would_alone(bundle):
         core.begin_flight("f", CHANNELS)
     direct = whole.push(samples, 50.0)
     windows = Cutter(model.manifest.inputs).push(samples, 50.0)
-    phi = features(windows.samples, model.manifest.inputs)
+    phi = features(windows, model.manifest.inputs)
     scored = Together(model.manifest, model.network, [made]).score(
         np.zeros(len(windows), np.int64), phi, windows.flight
     )

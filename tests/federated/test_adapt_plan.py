@@ -3,24 +3,29 @@
 import msgspec
 import pytest
 
-from covey.bundle import Adapt, Features, Inputs, Scoring
+from covey.bundle import Adapt, Branch, Features, Inputs, Scoring
 from federated.config import Plan, scoring_of
 
 LAG = Inputs(["x"], 1.0, 2, 1, Features("lag"))
+TIME = Inputs(["x"], 1.0, 2, 1, Features("temporal", branches=[Branch("n", [[1.0]])]))
 DRONE = Inputs(["x"], 1.0, 2, 1, Features("drone"))
 
 
 @pytest.mark.parametrize(
-    ("adapt", "inputs", "expected"),
+    ("adapt", "stream", "inputs", "expected"),
     [
-        ("auto", LAG, Adapt()),
-        ("auto", DRONE, None),
-        ("on", DRONE, Adapt()),
-        ("off", LAG, None),
+        ("auto", "metrics", TIME, Adapt()),
+        ("auto", "daily", TIME, Adapt()),
+        ("auto", "process", TIME, None),
+        ("auto", "auto", LAG, None),
+        ("auto", "auto", DRONE, None),
+        ("on", "auto", DRONE, Adapt()),
+        ("on", "process", TIME, Adapt()),
+        ("off", "metrics", TIME, None),
     ],
 )
-def test_tables_adapt_and_drones_do_not_unless_told(adapt, inputs, expected):
-    assert scoring_of(Plan("pca", adapt=adapt), inputs, [0, 0]).adapt == expected
+def test_long_histories_adapt_and_nothing_else_does_unless_told(adapt, stream, inputs, expected):
+    assert scoring_of(Plan("pca", adapt=adapt, stream=stream), inputs, [0, 0]).adapt == expected
 
 
 def test_a_bundle_that_does_not_adapt_says_nothing_of_it():

@@ -11,7 +11,7 @@ from covey.bands import Band
 from covey.bundle import Features, Inputs, Manifest, read_bundle
 from covey.errors import DataError
 from edge.scoring.spectral import band_features
-from edge.scoring.windows import DRONE_CHANNELS, drone_channels_of, features
+from edge.scoring.windows import DRONE_CHANNELS, drone_channels_of, plain_features
 from federated.config import Plan, choose_inputs
 from federated.training import run
 from federated_rigs import write_csv
@@ -38,7 +38,7 @@ def hover(seed, rows=400):
 
 def test_each_band_adds_three_features_behind_the_eleven_and_they_count_for_accelerations():
     samples = hover(1).reshape(4, 100, 7)
-    plain, both = features(samples, inputs()), features(samples, inputs(SHAKE, LOUD))
+    plain, both = plain_features(samples, inputs()), plain_features(samples, inputs(SHAKE, LOUD))
     assert (plain.shape, both.shape, both.dtype) == ((4, 11), (4, 17), np.float32)
     assert np.array_equal(both[:, :11], plain)
     spectral = band_features(samples[:, :, 4:7], 100.0, [SHAKE, LOUD])
@@ -51,7 +51,7 @@ def test_a_plan_whose_bands_do_not_fit_the_data_is_refused():
     with pytest.raises(DataError, match=r"from 1 to 25 Hz and 1 Hz wide expected, 10 to 40 found"):
         choose_inputs(Plan("pca", bands=[SHAKE]), offers(rate_hz=50.0), DRONE_CHANNELS)
     table = [("a", ("x", "y"), 100.0, 0)]
-    with pytest.raises(DataError, match="no bands expected for features lag, 1 came"):
+    with pytest.raises(DataError, match="no bands expected for features temporal, 1 came"):
         choose_inputs(Plan("pca", bands=[SHAKE]), table, DRONE_CHANNELS)
 
 

@@ -68,7 +68,7 @@ def test_tables_are_fitted_on_the_rows_and_columns_asked_for(tmp_path):
     [
         (["fit", "--data", "nan.csv"], 1, "nan.csv: line 3, column b: a finite number expected, 'nan' came"),
         (["fit", "--data", "m.csv", "--columns", "a,zz"], 1, "m.csv: no column zz; there are a, b, c"),
-        (["fit", "--data", "short.csv"], 1, "short.csv: calibration: at least 100 normal windows expected, 11 found"),
+        (["fit", "--data", "short.csv"], 1, "short.csv: calibration: at least 100 normal windows expected, 20 found"),
         (["fit", "--data", "cut_log"], 1, "cut_log: "),
         (["fit", "--data", "none.csv"], 2, "none.csv: no such file or folder"),
         (["fit", "--data", "m.csv", "--rows", "5:900"], 1, "m.csv: rows within 0:400 expected, 5:900 came"),
