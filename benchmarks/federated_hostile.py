@@ -108,7 +108,7 @@ class Fleet:
             name = f"d{number:02d}"
             _, center, scale = normalised(load(self.devices[name], plan, inputs), plan, inputs)
             new = load({"files": json.dumps([str(self.folder / f"{name}{kind}.npz")])}, plan, inputs)
-            parts.append(normalise(features(new.windows.samples, inputs), center, scale, dense.CLIP))
+            parts.append(normalise(features(new.windows, inputs), center, scale, dense.CLIP))
         return np.concatenate(parts)
 
 
