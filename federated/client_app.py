@@ -2,8 +2,8 @@
 
 Where the windows are is said by the node's own configuration, never by a message: `ring` (path of the agent's ring) or
 `files` (JSON list of recordings, simulation), of which `rows` (JSON [A, B]; the plan's without it) of `array` (of an NPZ;
-`train` without it). What leaves is: updates of a family, lowest and highest values of tensors, figures, sketches. No window,
-no sample, no time stamp ever does.
+`train` without it). What leaves is: names of channels, how many rows there are and how much a daily course explains of them; updates
+of a family, lowest and highest values of tensors, figures, sketches. No window, no sample, no time stamp ever does.
 """
 
 from __future__ import annotations
