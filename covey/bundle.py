@@ -156,6 +156,10 @@ class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     channel_of_feature: list[int]  # D: index into inputs.channels; -1 (drone): the four motors alike
     outputs: Outputs | None = None  # project: devices weigh outputs themselves
     log: bool = False  # smooth log(1 + score) in place of the score
+    alone: Annotated[float, Meta(ge=0, le=10)] = (
+        0.0  # added to factor for a device whose own windows are all the group's
+    )
+    known_windows: Annotated[int, Meta(ge=0)] = 0  # windows that the group's model rests on
     adapt: Adapt | None = None  # None: scores are about the level of the calibration
 
 

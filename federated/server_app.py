@@ -243,7 +243,12 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
     return msgspec.structs.replace(
         draft,
         defaults=msgspec.structs.replace(defaults, weights=told.weights.tolist()),
-        scoring=msgspec.structs.replace(draft.scoring, outputs=told.rule),
+        scoring=msgspec.structs.replace(
+            draft.scoring,
+            outputs=told.rule,
+            alone=0.0 if plan.factor is not None else plan.temporal.alone or 0.0,
+            known_windows=told.windows,
+        ),
     )
 
 

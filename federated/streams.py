@@ -49,20 +49,21 @@ class Stream(Struct, frozen=True, forbid_unknown_fields=True):
     log: bool | None = None  # pca: smooth log(1 + score)
     smoothing_rows: Positive | None = None  # n of the score's average, alpha 2 / n
     factor: Positive | None = None  # of the threshold
+    alone: Annotated[float, Meta(ge=0, le=10)] | None = None  # added to it for a device that learned by itself
 
 
 KINDS: dict[Kind, Stream] = {
     "process": Stream(
         branches=["lag6"], clip=4.0, trend_rows=200, day_rows=0, own_scale=True, keep=0.65, within=0.1, own=0.3,
-        distrust=0.03, log=True, smoothing_rows=31.0, factor=1.14,
+        distrust=0.03, log=True, smoothing_rows=31.0, factor=1.14, alone=0.12,
     ),
     "metrics": Stream(
         branches=["ms", "lag5"], clip=8.0, trend_rows=0, day_rows=0, own_scale=False, keep=0.9, within=0.0, own=0.5,
-        distrust=0.02, log=False, smoothing_rows=15.0, factor=4 / 3,
+        distrust=0.02, log=False, smoothing_rows=15.0, factor=4 / 3, alone=0.0,
     ),
     "daily": Stream(
         branches=["ms", "ar", "prof"], clip=8.0, trend_rows=0, day_rows=0, own_scale=False, keep=0.98, within=0.0, own=0.5,
-        distrust=0.02, log=False, smoothing_rows=None, factor=4 / 3,
+        distrust=0.02, log=False, smoothing_rows=None, factor=4 / 3, alone=0.0,
     ),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from covey.bundle import Inputs, Manifest, Outputs
+    from covey.bundle import Inputs, Manifest, Outputs, Scoring
 
 RELATIVE_FLOOR = 1e-3  # of the group's default: a device may be calmer than its group, not a thousand times
 ABSOLUTE_FLOOR = 1e-4
@@ -158,7 +158,8 @@ def calibrate(
         scores, size = _score(Scorer(manifest, network, name, draft), phi, windows.flight)
         if not (np.isfinite(scores).all() and np.isfinite(size).all()):
             raise DataError(f"calibration: finite scores expected, runtime {name} gave others")
-        thresholds[name] = max(scoring.factor * float(np.quantile(scores[counted], scoring.quantile)), MIN_VALUE)
+        usual = float(np.quantile(scores[counted], scoring.quantile))
+        thresholds[name] = max(factor_of(scoring, len(windows)) * usual, MIN_VALUE)
         sketch = Sketch()
         sketch.extend(scores.tolist())
         reference[name] = sketch.to_wire()
@@ -196,6 +197,17 @@ def affine(manifest: Manifest, windows: Windows) -> tuple[NDArray[np.float64], N
         raise DataError(f"calibration: finite samples expected, {_first_bad(windows, manifest)}")
     channels = channels_of(manifest, windows)
     return (*_feature_affine(manifest, windows, channels), channels)
+
+
+def factor_of(scoring: Scoring, windows: int) -> float:
+    """What normal scores are multiplied with for a threshold.
+
+    Windows that a model was fitted on score lower than those to come, the more so the fewer others it was fitted on:
+    `alone` is what is added where a device's windows are all of them, and its share of them where they are some.
+    """
+    if not scoring.known_windows:
+        return scoring.factor
+    return scoring.factor + scoring.alone * min(1.0, windows / scoring.known_windows)
 
 
 def channel_scales(rows: NDArray[np.float64], usual: list[float]) -> NDArray[np.float64]:

@@ -64,11 +64,13 @@ class Weighing:
         rule: what it makes of them by its own windows.
         weights: (K,) of their squares, for a device that has no windows yet.
         scale: (D,) of the features, the same for all devices unless they have their own.
+        windows: that the model rests on.
     """
 
     rule: Outputs
     weights: NDArray[np.float64]
     scale: NDArray[np.float64]
+    windows: int
 
 
 class Family(Protocol):

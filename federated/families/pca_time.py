@@ -218,7 +218,7 @@ class PcaOverTime:
             trim=plan.temporal.distrust or 0.0,
         )
         group = balanced(np.concatenate(mean)[None], np.concatenate(weights), rule.branch)
-        return Weighing(rule, group, self.scale(plan, state))
+        return Weighing(rule, group, self.scale(plan, state), int(state["counts"][0]))
 
     @staticmethod
     def _keep(plan: Plan) -> float:

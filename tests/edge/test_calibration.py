@@ -213,3 +213,12 @@ def test_a_ring_of_another_kind_is_refused(tmp_path, channels, window, told):
     path = ring(tmp_path / "ring.bin", channels, window)
     with pytest.raises(DataError, match=told):
         ring_windows(path, manifest(window=2).inputs)
+
+
+def test_a_threshold_is_wider_the_more_of_the_model_is_the_device_s_own():
+    from edge.scoring.calibration import factor_of
+
+    scoring = msgspec.structs.replace(manifest().scoring, factor=1.1, alone=0.2, known_windows=400)
+    assert factor_of(scoring, 100) == pytest.approx(1.15)
+    assert factor_of(scoring, 400) == factor_of(scoring, 4000) == pytest.approx(1.3)
+    assert factor_of(msgspec.structs.replace(scoring, known_windows=0), 100) == pytest.approx(1.1)
