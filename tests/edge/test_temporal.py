@@ -220,3 +220,24 @@ def test_a_wandering_channel_is_taken_from_its_slow_average():
     own = Channels(np.array([2, 2], np.float32), np.array([2, 2], np.float32), np.array([1]))
     # Averages of weight 1/2 begun with the first row: 0, 2, 5; what is left of y: 0, 2, 3, in spreads of 2.
     assert temporal(windows, told, own) == pytest.approx(np.array([[-1, 0], [1, 1], [3, 1.5]]), abs=0.02)
+
+
+def test_padding_begins_anew_after_a_live_gap():
+    told = inputs(Branch("d", [[1.0]]), window=3)
+    cutter = Cutter(told)
+    cutter.push(walk(4), 0.0)
+    cutter.gap()
+    rows = walk(2, seed=1)
+    windows = cutter.push(rows, 50.0)
+    assert np.array_equal(windows.samples[0], rows[[0, 0, 0]])
+    assert windows.end_row.tolist() == [4, 5]
+    assert windows.end_s(told) == pytest.approx([50.0, 51.0])
+
+
+def test_windows_with_a_hole_between_them_are_not_taken_for_consecutive_ones():
+    told = inputs(Branch("d", [[0.0, 1.0]]), window=4)
+    rows = walk(60)
+    windows = cut(recording(rows), told)
+    some = np.r_[0:20, 30:60]
+    left = Windows(windows.samples[some], windows.end_row[some], windows.flight[some], windows.start_s[some])
+    assert temporal(left, told, UNIT) == pytest.approx(temporal(windows, told, UNIT)[some])
