@@ -46,6 +46,14 @@ KAFKA_LIBS = ROOT / ".servers" / "kafka" / "libs"  # filled by scripts/servers
 KAFKA_JAVA = 17  # the oldest that Kafka 4 runs on
 
 
+def _stands(task: Path) -> bool:
+    """Whether a thread is stopped: a signal reaches a busy process's threads one by one."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] in {"T", "t", "Z", "X"}
+    except FileNotFoundError:
+        return True
+
+
 class Server:
     """One server process on loopback; subclasses say how it is checked for, configured, started and known to be ready."""
 
@@ -86,8 +94,10 @@ class Server:
         return self.start()
 
     def pause(self) -> None:
-        """Hold it: connections stay open and nothing is answered."""
+        """Hold it: connections stay open and nothing is answered, from when this returns on."""
         self.process.send(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        wait_for(lambda: all(_stands(task) for task in tasks.iterdir()), 10.0, f"{self.name} stands still")
 
     def resume(self) -> None:
         """Let a held server go on."""
