@@ -27,7 +27,7 @@ from federated.learning import asked, prepare, respond
 from federated.masked_device import make_keys, make_shares, mask, open_masks
 from federated.memory import recall, remember
 from federated.own import files_of, load, node_of, normalised, recording
-from federated.records import answer, arrays_of, config_of
+from federated.records import answer, arrays_of, config_of, inflated
 from federated.streams import DAYS, daily_shares
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ def judge_candidate(message: Message, context: Context) -> Message:
     plan, inputs = asked(config_of(message))
     arrays = arrays_of(message)
     own = load(node_of(context), plan, inputs)
-    candidate = _unpacked(arrays.pop("candidate").tobytes(), "candidate")
-    current = _unpacked(arrays.pop("current").tobytes(), "current release") if "current" in arrays else None
+    candidate = _unpacked(inflated(arrays.pop("candidate"), "candidate"), "candidate")
+    current = None
+    if "current" in arrays:
+        current = _unpacked(inflated(arrays.pop("current"), "current release"), "current release")
     memory = recall(context)
     graph = {name[len(GRAPH) :]: values for name, values in memory.items() if name.startswith(GRAPH)}
     if not graph:

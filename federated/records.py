@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import math
+import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from covey.errors import AggregationError
+from covey.bundle import MAX_BUNDLE_BYTES
+from covey.errors import AggregationError, BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +62,27 @@ def config_of(message: Message) -> dict[str, str | int]:
 def as_array(content: bytes) -> NDArray[np.uint8]:
     """Bytes as an array."""
     return np.frombuffer(content, np.uint8)
+
+
+def deflated(content: bytes) -> NDArray[np.uint8]:
+    """A bundle for a message: models of several branches hold more zeros than not."""
+    return as_array(zlib.compress(content, 6))
+
+
+def inflated(values: NDArray[np.uint8], what: str) -> bytes:
+    """The inverse of `deflated`.
+
+    Raises:
+        BundleError: it is not one, or more than a bundle may be.
+    """
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(values.tobytes(), MAX_BUNDLE_BYTES)
+    except zlib.error as error:
+        raise BundleError(f"{what}: a deflated bundle expected: {error}") from error
+    if not inflate.eof:
+        raise BundleError(f"{what}: a whole deflated bundle of at most {MAX_BUNDLE_BYTES} bytes expected")
+    return content
 
 
 def _record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:

@@ -29,7 +29,7 @@ from federated.evaluate import Judgement, judged_shapes, pool, refuse_worse
 from federated.events import Events
 from federated.families import family_for, pack_state, unpack_state
 from federated.own import draft_of
-from federated.records import as_array
+from federated.records import deflated
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
 from federated.streams import DAYS, kind_of, likely_day, stream_of
@@ -293,9 +293,9 @@ def _judge(
     failed: dict[str, str],
 ) -> Judgement:
     """Federated evaluation of the candidate's files, beside its graph and the current release's files."""
-    arrays: Arrays = {"candidate": as_array(content)}
+    arrays: Arrays = {"candidate": deflated(content)}
     if initial is not None:
-        arrays["current"] = as_array(trimmed(initial))
+        arrays["current"] = deflated(trimmed(initial))
 
     def check(told: Arrays) -> str | None:
         return gate.fault(told, judged_shapes(told, d)) or (None if len(told) > 2 else "figures of a runtime expected")

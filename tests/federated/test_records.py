@@ -9,8 +9,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from covey.errors import AggregationError
-from federated.records import arrays_of, question
+from covey.bundle import MAX_BUNDLE_BYTES
+from covey.errors import AggregationError, BundleError
+from federated.records import arrays_of, deflated, inflated, question
 
 KINDS = [
     np.arange(12, dtype=np.float16).reshape(3, 4),
@@ -81,3 +82,16 @@ GOOD = npy(np.arange(4.0), (1, 0))
 def test_what_is_no_array_of_numbers_is_refused(data):
     with pytest.raises(AggregationError, match="plain arrays expected"):
         arrays_of(message({"x": Array("float64", (4,), "numpy.ndarray", data)}))
+
+
+def test_a_bundle_in_a_message_comes_back_whole_and_nothing_else_is_taken_for_one():
+    content = bytes(range(256)) * 40 + bytes(50_000)
+    packed = deflated(content)
+    assert inflated(packed, "candidate") == content
+    assert len(packed) < len(content) / 4
+    with pytest.raises(BundleError, match="candidate: a deflated bundle expected"):
+        inflated(np.frombuffer(b"PK\x03\x04", np.uint8), "candidate")
+    with pytest.raises(BundleError, match="candidate: a whole deflated bundle"):
+        inflated(packed[:-5], "candidate")
+    with pytest.raises(BundleError, match="at most 67108864 bytes"):
+        inflated(deflated(bytes(MAX_BUNDLE_BYTES + 1)), "candidate")
