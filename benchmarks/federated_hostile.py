@@ -202,12 +202,12 @@ def plans(rounds: int) -> dict[str, Plan]:
     options = DenseOptions(epochs=4, batch=64, learning_rate=4e-3)
     base = {"window": 3, "commission_windows": 50, "rounds": rounds, "timeout_s": 600.0}
     made = {
-        f"dense-ae.{rule}": Plan("dense-ae", strategy=rule, dense=options, **base)  # type: ignore[arg-type]
+        f"dense-ae.{rule}": Plan("dense-ae", strategy=rule, dense=options, **base)  # type: ignore[arg-type]  # a dictionary of several kinds
         for rule in RULES
     }
     made["dense-ae.fedavg, no clip"] = Plan(
         "dense-ae", strategy="fedavg", clip="none", far="none", dense=options, **base
-    )  # type: ignore[arg-type]
+    )  # type: ignore[arg-type]  # likewise
     made["pca.sum"] = Plan("pca", window=3, commission_windows=50, timeout_s=600.0, pca=PcaOptions(keep=6))
     return made
 

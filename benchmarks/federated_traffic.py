@@ -81,7 +81,7 @@ def measure(name: str, paths: list[Path], *, epochs: int, batch: int) -> Figures
     plans = {"pca": Plan("pca", **base)}  # type: ignore[arg-type]
     for way, (rounds, changes) in WAYS.items():
         options = DenseOptions(epochs=round(epochs / rounds), batch=batch, learning_rate=2e-3)
-        plans[way] = Plan("dense-ae", rounds=rounds, dense=options, **base, **changes)  # type: ignore[arg-type]
+        plans[way] = Plan("dense-ae", rounds=rounds, dense=options, **base, **changes)  # type: ignore[arg-type]  # a dictionary of several kinds
     for way, plan in plans.items():
         key = f"traffic.{name}.{way}"
         with tempfile.TemporaryDirectory() as folder:
