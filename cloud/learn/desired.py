@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud.config import DEFAULT_BASE_URL
-from cloud.store import schema
+from cloud.store import schema, tables
 from cloud.store.writer import enqueue, tell_learning
 from covey import topics, wire
 from covey.errors import UsageError
@@ -56,7 +56,7 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
     bad = [name for name in to if not topics.is_device(name)]
     if bad:
         raise UsageError(f"--to: a device name expected, {bad[0][:80]!r} received")
-    table = schema.devices
+    table = tables.devices
     with schema.write(engine) as connection:
         _record(connection, release, wide=not to)
         tell_learning(connection, [_step("release", release, detail=release.note)])
@@ -76,7 +76,7 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
 
 def adopt(engine: Engine, base_url: str) -> list[str]:
     """Want its group's newest group-wide release of every device that nothing was wanted of yet."""
-    table, want, release = schema.devices, schema.desired, schema.releases
+    table, want, release = tables.devices, tables.desired, tables.releases
     newest = (
         sa.select(sa.func.max(release.c.number))
         .where(release.c.group == table.c.group, release.c.wide)
@@ -104,7 +104,7 @@ def republish(engine: Engine, base_url: str) -> int:
 
     Where the repository has moved to another address meanwhile, it is a new revision with that address.
     """
-    table = schema.desired
+    table = tables.desired
     with schema.write(engine) as connection:
         rows = connection.execute(sa.select(table).order_by(table.c.device)).all()
         for row in rows:
@@ -120,13 +120,13 @@ def republish(engine: Engine, base_url: str) -> int:
 def say_base_url(engine: Engine, base_url: str) -> None:
     """Leave the repository's address for commands that are not told it."""
     with schema.write(engine) as connection:
-        statement = schema.insert(connection, schema.settings).values(name=_BASE_URL, value=base_url)
+        statement = schema.insert(connection, tables.settings).values(name=_BASE_URL, value=base_url)
         connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": base_url}))
 
 
 def known_base_url(engine: Engine) -> str:
     """What `say_base_url` left, or the default."""
-    table = schema.settings
+    table = tables.settings
     with schema.read(engine) as connection:
         found = connection.execute(sa.select(table.c.value).where(table.c.name == _BASE_URL)).scalar_one_or_none()
     return found or DEFAULT_BASE_URL
@@ -140,7 +140,7 @@ def release_of(row: sa.RowMapping) -> Release:
 
 
 def _record(connection: Connection, release: Release, *, wide: bool) -> None:
-    table = schema.releases
+    table = tables.releases
     statement = schema.insert(connection, table).values({**msgspec.structs.asdict(release), "wide": wide})
     if wide:
         connection.execute(statement.on_conflict_do_update(index_elements=["group", "number"], set_={"wide": wide}))
@@ -150,7 +150,7 @@ def _record(connection: Connection, release: Release, *, wide: bool) -> None:
 
 def _want(connection: Connection, device: str, release: Release, base_url: str) -> None:
     old = connection.execute(
-        sa.select(schema.desired.c.message).where(schema.desired.c.device == device)
+        sa.select(tables.desired.c.message).where(tables.desired.c.device == device)
     ).scalar_one_or_none()
     parameters = wire.Parameters() if old is None else wire.decode(wire.Desired, old).parameters
     message = wire.Desired(
@@ -170,7 +170,7 @@ def _want(connection: Connection, device: str, release: Release, base_url: str) 
 
 
 def _next_revision(connection: Connection, device: str) -> int:
-    want, table = schema.desired, schema.devices
+    want, table = tables.desired, tables.devices
     ours = connection.execute(sa.select(want.c.revision).where(want.c.device == device)).scalar_one_or_none()
     theirs = connection.execute(sa.select(table.c.revision).where(table.c.device == device)).scalar_one_or_none()
     return max(ours or 0, theirs or 0) + 1
@@ -185,7 +185,7 @@ def _save(connection: Connection, message: wire.Desired) -> None:
         "message": wire.encode(message),
         "created_s": time.time(),
     }
-    statement = schema.insert(connection, schema.desired).values(values)
+    statement = schema.insert(connection, tables.desired).values(values)
     connection.execute(statement.on_conflict_do_update(index_elements=["device"], set_=values))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from cloud.store import schema
+from cloud.store import schema, tables
 from covey import wire
 from covey.topics import is_device
 
@@ -42,15 +42,15 @@ def apply_summaries(connection: Connection, events: Sequence[Placed]) -> None:
     said = [(one, one.data) for one in events if isinstance(one.data, wire.Summary)]
     if not said:
         return
-    connection.execute(sa.insert(schema.summaries), [_summary_row(one.identity, data) for one, data in said])
+    connection.execute(sa.insert(tables.summaries), [_summary_row(one.identity, data) for one, data in said])
     gaps = [
         {"device": one.identity.device, "outbox": gap.outbox, "first": gap.first, "last": gap.last}
         for one, data in said
         for gap in data.health.dropped
     ]
     if gaps:
-        connection.execute(schema.insert(connection, schema.dropped).on_conflict_do_nothing(), gaps)
-    table = schema.devices
+        connection.execute(schema.insert(connection, tables.dropped).on_conflict_do_nothing(), gaps)
+    table = tables.devices
     newest = {one.identity.device: (one.place, data) for one, data in said}
     connection.execute(
         sa.update(table)
@@ -84,7 +84,7 @@ def apply_reported(connection: Connection, events: Sequence[Placed]) -> list[wir
     said = [(one, one.data.reported) for one in events if isinstance(one.data, (wire.Summary, wire.Status))]
     if not said:
         return []
-    table = schema.devices
+    table = tables.devices
     newest = {one.identity.device: (one.place, reported) for one, reported in said}
     columns = ("reported_ordinal", "reported_seq", "reported", "release", "revision")
     connection.execute(
@@ -116,7 +116,7 @@ def _first_reports(connection: Connection, runs: dict[tuple[str, int, str], str]
     """Steps for (device, release, digest) -> runtime that were never told."""
     if not runs:
         return []
-    told, table = schema.learning, schema.devices
+    told, table = tables.learning, tables.devices
     names = sorted({device for device, _, _ in runs})
     known = connection.execute(
         sa.select(told.c.device, told.c.release, told.c.digest).where(
@@ -166,7 +166,7 @@ def _summary_row(identity: wire.Identity, summary: wire.Summary) -> dict[str, ob
 
 def apply_alarm(connection: Connection, identity: wire.Identity, alarm: wire.Alarm) -> None:
     """Begin or end an alarm; its two events may come in either order."""
-    table = schema.alarms
+    table = tables.alarms
     key = sa.and_(table.c.device == identity.device, table.c.alarm_id == alarm.alarm_id)
     row = connection.execute(sa.select(table).where(key)).mappings().first()
     begins = alarm.state == "begin"
@@ -211,7 +211,7 @@ def apply_presence(connection: Connection, device: str, data: object) -> None:
     """
     if not isinstance(data, wire.PresenceEvent) or not is_device(device):
         return
-    table = schema.devices
+    table = tables.devices
     change = sa.update(table).where(table.c.device == device)
     if not data.online:
         change = change.where(sa.or_(table.c.session == data.session, table.c.session == ""))

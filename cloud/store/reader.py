@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
-from cloud.store import schema
+from cloud.store import schema, tables
 from cloud.store.writer import CONFLICTS, DUPLICATES_REFUSED, UNDECODABLE
 from covey import wire
 
@@ -30,7 +30,7 @@ def fleet(engine: Engine) -> list[Row]:
 
 def names(engine: Engine, group: str | None = None) -> list[str]:
     """Devices by name: all, or one group's."""
-    table = schema.devices
+    table = tables.devices
     query = sa.select(table.c.device).order_by(table.c.device)
     if group is not None:
         query = query.where(table.c.group == group)
@@ -48,7 +48,7 @@ def alarms(
     engine: Engine, *, device: str | None = None, open_only: bool = False, limit: int | None = None
 ) -> list[Row]:
     """Alarms, newest first by their own beginning."""
-    table = schema.alarms
+    table = tables.alarms
     query = sa.select(table).order_by(
         sa.func.coalesce(table.c.begin_s, table.c.end_s).desc(), table.c.device, table.c.alarm_id
     )
@@ -62,7 +62,7 @@ def alarms(
 
 def releases(engine: Engine, group: str | None = None) -> list[Row]:
     """Releases by group and number, with how many devices want and run each."""
-    table, want, have = schema.releases, schema.desired, schema.devices
+    table, want, have = tables.releases, tables.desired, tables.devices
     wanted = (
         sa.select(sa.func.count())
         .where(want.c.group == table.c.group, want.c.release == table.c.number)
@@ -83,7 +83,7 @@ def releases(engine: Engine, group: str | None = None) -> list[Row]:
 
 def learning(engine: Engine, *, kind: str | None = None) -> list[Row]:
     """Steps of the loop in the order they were recorded."""
-    table = schema.learning
+    table = tables.learning
     query = sa.select(table).order_by(table.c.id)
     if kind is not None:
         query = query.where(table.c.kind == kind)
@@ -97,7 +97,7 @@ def counts(engine: Engine) -> Row:
     `missing`: sequence numbers below an outbox's newest stored one that are neither stored nor told as
     dropped; on their way, or lost.
     """
-    event, summary = schema.events, schema.summaries
+    event, summary = tables.events, tables.summaries
     with schema.read(engine) as connection:
 
         def number(query: sa.Select[Any]) -> int:
@@ -105,7 +105,7 @@ def counts(engine: Engine) -> Row:
 
         kinds = connection.execute(sa.select(event.c.kind, sa.func.count()).group_by(event.c.kind))
         by_kind = {kind: n for kind, n in kinds}  # noqa: C416  # rows are not pairs to a type checker
-        counter = {row.name: row.value for row in connection.execute(sa.select(schema.counters))}
+        counter = {row.name: row.value for row in connection.execute(sa.select(tables.counters))}
         per_outbox = connection.execute(
             sa.select(event.c.device, event.c.outbox, sa.func.max(event.c.seq), sa.func.count()).group_by(
                 event.c.device, event.c.outbox
@@ -113,17 +113,17 @@ def counts(engine: Engine) -> Row:
         )
         newest = {(name, outbox): (top, n) for name, outbox, top, n in per_outbox}
         given_up = _given_up(connection, newest)
-        told = connection.execute(sa.select(schema.devices.c.health))
+        told = connection.execute(sa.select(tables.devices.c.health))
         health = [msgspec.json.decode(text, type=wire.Health) for (text,) in told if text]
         return {
-            "devices": number(sa.select(sa.func.count()).select_from(schema.devices)),
-            "online": number(sa.select(sa.func.count()).where(schema.devices.c.online.is_(True))),
+            "devices": number(sa.select(sa.func.count()).select_from(tables.devices)),
+            "online": number(sa.select(sa.func.count()).where(tables.devices.c.online.is_(True))),
             "events": sum(by_kind.values()),
             "summaries": by_kind.get("summary", 0),
             "alarm_events": by_kind.get("alarm", 0),
             "status_events": by_kind.get("status", 0),
-            "alarms": number(sa.select(sa.func.count()).select_from(schema.alarms)),
-            "open_alarms": number(sa.select(sa.func.count()).where(schema.alarms.c.state == "begin")),
+            "alarms": number(sa.select(sa.func.count()).select_from(tables.alarms)),
+            "open_alarms": number(sa.select(sa.func.count()).where(tables.alarms.c.state == "begin")),
             "windows": number(sa.select(sa.func.sum(summary.c.windows))),
             "alarmed_windows": number(sa.select(sa.func.sum(summary.c.alarmed_windows))),
             "missing": sum(top - n for top, n in newest.values()) - given_up,
@@ -131,17 +131,17 @@ def counts(engine: Engine) -> Row:
             "duplicates_refused": counter.get(DUPLICATES_REFUSED, 0),
             "conflicts": counter.get(CONFLICTS, 0),
             "undecodable": counter.get(UNDECODABLE, 0),
-            "releases": number(sa.select(sa.func.count()).select_from(schema.releases)),
+            "releases": number(sa.select(sa.func.count()).select_from(tables.releases)),
             "raw_bytes": sum(one.raw_bytes for one in health),
             "uplink_bytes": sum(one.uplink_bytes for one in health),
             "downlink_model_bytes": sum(one.downlink_model_bytes for one in health),
-            "waiting_to_publish": number(sa.select(sa.func.count()).select_from(schema.outgoing)),
+            "waiting_to_publish": number(sa.select(sa.func.count()).select_from(tables.outgoing)),
         }
 
 
 def export(engine: Engine) -> Iterator[bytes]:
     """One JSON line per event: device, outbox, seq, kind, time, sha256, received_s; ordered by device, outbox, seq."""
-    table = schema.events
+    table = tables.events
     query = sa.select(
         table.c.device,
         table.c.outbox,
@@ -158,7 +158,7 @@ def export(engine: Engine) -> Iterator[bytes]:
 
 
 def _devices(connection: Connection, name: str | None) -> list[Row]:
-    table, want, summary, alarm = schema.devices, schema.desired, schema.summaries, schema.alarms
+    table, want, summary, alarm = tables.devices, tables.desired, tables.summaries, tables.alarms
     query = sa.select(table, want.c.release.label("desired"), want.c.revision.label("desired_revision"))
     query = query.select_from(table.outerjoin(want, want.c.device == table.c.device)).order_by(table.c.device)
     sums = sa.select(summary.c.device, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)).group_by(
@@ -201,7 +201,7 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
 
 def _flights(connection: Connection, name: str | None) -> dict[str, list[Row]]:
     """Device -> its recordings by name, with windows and alarms; none where the source knows no names."""
-    summary, alarm = schema.summaries, schema.alarms
+    summary, alarm = tables.summaries, tables.alarms
     sums = sa.select(
         summary.c.device, summary.c.flight, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)
     )
@@ -220,7 +220,7 @@ def _flights(connection: Connection, name: str | None) -> dict[str, list[Row]]:
 def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, int]]) -> int:
     """How many numbers below the newest stored one were told as dropped and are not stored all the same."""
     spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for row in connection.execute(sa.select(schema.dropped).order_by(schema.dropped.c.first)):
+    for row in connection.execute(sa.select(tables.dropped).order_by(tables.dropped.c.first)):
         top = newest.get((row.device, row.outbox), (0, 0))[0]
         merged = spans.setdefault((row.device, row.outbox), [])
         first, last = row.first, min(row.last, top)
@@ -228,7 +228,7 @@ def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, i
             first = max(first, merged[-1][1] + 1)
         if first <= last:
             merged.append((first, last))
-    event = schema.events
+    event = tables.events
     total = 0
     for (name, outbox), ranges in spans.items():
         for first, last in ranges:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
 
+from cloud.store.tables import metadata
 from covey.errors import StoreError
 
 if TYPE_CHECKING:
@@ -27,192 +28,7 @@ class StoreRefusesError(StoreError):
     """The store is there and will never take these values: trying again does not help."""
 
 
-metadata = sa.MetaData()
-
-_NAME = sa.String(64)
-_HEX = sa.String(64)
-_TEXT = sa.String(256)
-# SQLite's own integers are 64 bits under the name INTEGER only where they number rows.
-_ROWID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
 schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
-
-events = sa.Table(
-    "events",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("outbox", sa.String(16), primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("sha256", _HEX, nullable=False),  # of the bytes as the device wrote them
-    sa.Column("time", sa.String(40), nullable=False),  # device clock, RFC 3339
-    sa.Column("received_s", sa.Float, nullable=False),  # Kafka's timestamp
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-
-# A device begins a new outbox when its file is lost; the one seen last is the newest (ordinal counts from 1).
-outboxes = sa.Table(
-    "outboxes",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("outbox", sa.String(16), primary_key=True),
-    sa.Column("ordinal", sa.Integer, nullable=False),
-)
-
-# What an outbox says it gave up for want of room.
-dropped = sa.Table(
-    "dropped",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("outbox", sa.String(16), primary_key=True),
-    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("last", sa.BigInteger, primary_key=True, autoincrement=False),
-)
-
-devices = sa.Table(
-    "devices",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("group", _NAME, nullable=False),
-    sa.Column("first_seen_s", sa.Float),  # None: named by an operator, never heard
-    sa.Column("last_seen_s", sa.Float),
-    sa.Column("online", sa.Boolean),  # None: no presence yet
-    sa.Column("session", sa.String(16), nullable=False, default=""),
-    # Order of what is reported: (ordinal of the outbox, seq); never arrival.
-    sa.Column("reported_ordinal", sa.Integer, nullable=False, default=0),
-    sa.Column("reported_seq", sa.BigInteger, nullable=False, default=0),
-    sa.Column("reported", sa.Text, nullable=False, default=""),  # JSON of wire.Reported
-    sa.Column("release", sa.BigInteger, nullable=False, default=0),
-    sa.Column("revision", sa.BigInteger, nullable=False, default=0),  # of the desired it acted on last
-    sa.Column("health_ordinal", sa.Integer, nullable=False, default=0),
-    sa.Column("health_seq", sa.BigInteger, nullable=False, default=0),
-    sa.Column("health", sa.Text, nullable=False, default=""),  # JSON of wire.Health
-    sa.Column("position", sa.Text, nullable=False, default=""),  # JSON of wire.Position
-)
-
-summaries = sa.Table(
-    "summaries",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("outbox", sa.String(16), primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("start_s", sa.Float, nullable=False),
-    sa.Column("end_s", sa.Float, nullable=False),
-    sa.Column("windows", sa.BigInteger, nullable=False),
-    sa.Column("alarmed_windows", sa.BigInteger, nullable=False),
-    sa.Column("threshold", sa.Float, nullable=False),
-    sa.Column("p50", sa.Float, nullable=False),
-    sa.Column("p99", sa.Float, nullable=False),
-    sa.Column("max", sa.Float, nullable=False),
-    sa.Column("drift_input", sa.Float, nullable=False),
-    sa.Column("drift_score", sa.Float, nullable=False),
-    sa.Column("release", sa.BigInteger, nullable=False),
-    sa.Column("runtime", _TEXT, nullable=False),
-    sa.Column("flight", _TEXT, nullable=False),
-)
-
-alarms = sa.Table(
-    "alarms",
-    metadata,
-    # The device too: one device cannot write into another's alarm.
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("alarm_id", _TEXT, primary_key=True),
-    sa.Column("outbox", sa.String(16), nullable=False),
-    sa.Column("begin_seq", sa.BigInteger),  # event that began it; None while only its end has arrived
-    sa.Column("end_seq", sa.BigInteger),
-    sa.Column("begin_s", sa.Float),  # device clock: start of the window that raised it
-    sa.Column("end_s", sa.Float),  # end of its last anomalous window
-    sa.Column("state", sa.String(8), nullable=False),
-    sa.Column("score", sa.Float, nullable=False),  # of the window that raised it
-    sa.Column("peak_score", sa.Float, nullable=False),
-    sa.Column("threshold", sa.Float, nullable=False),
-    sa.Column("confidence", sa.Float, nullable=False),
-    sa.Column("top_channel", _TEXT, nullable=False),
-    sa.Column("attribution", sa.Text, nullable=False),  # JSON list of wire.Share
-    sa.Column("windows", sa.BigInteger, nullable=False),
-    sa.Column("window_sha256", _HEX, nullable=False),
-    sa.Column("release", sa.BigInteger, nullable=False),
-    sa.Column("digest", _HEX, nullable=False),
-    sa.Column("calibration", _HEX, nullable=False),
-    sa.Column("runtime", _TEXT, nullable=False),
-    sa.Column("flight", _TEXT, nullable=False),
-    sa.Column("trace_id", sa.String(32), nullable=False),
-)
-
-releases = sa.Table(
-    "releases",
-    metadata,
-    sa.Column("group", _NAME, primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("digest", _HEX, nullable=False),
-    sa.Column("target", _TEXT, nullable=False),
-    sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("created_s", sa.Float, nullable=False),
-    sa.Column("note", _TEXT, nullable=False),
-    sa.Column("wide", sa.Boolean, nullable=False),  # for the whole group, new devices too; not for named ones only
-)
-
-desired = sa.Table(
-    "desired",
-    metadata,
-    sa.Column("device", _NAME, primary_key=True),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("group", _NAME, nullable=False),
-    sa.Column("release", sa.BigInteger, nullable=False),
-    sa.Column("message", sa.LargeBinary, nullable=False),  # bytes of wire.Desired
-    sa.Column("created_s", sa.Float, nullable=False),
-)
-
-# Steps of the loop; a device's first report of a release is told once.
-learning = sa.Table(
-    "learning",
-    metadata,
-    sa.Column("id", _ROWID, primary_key=True, autoincrement=True),
-    sa.Column("time_s", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("group", _NAME, nullable=False),
-    sa.Column("device", _NAME, nullable=False),
-    sa.Column("release", sa.BigInteger, nullable=False),
-    sa.Column("digest", _HEX, nullable=False),
-    sa.Column("detail", _TEXT, nullable=False),
-)
-sa.Index("learning_by_device", learning.c.device, learning.c.kind, learning.c.release)
-
-# Messages that a transaction decided on: written with it, produced after it, deleted on the delivery report.
-outgoing = sa.Table(
-    "outgoing",
-    metadata,
-    sa.Column("id", _ROWID, primary_key=True, autoincrement=True),
-    sa.Column("topic", sa.String(249), nullable=False),
-    sa.Column("key", _TEXT, nullable=False),
-    sa.Column("value", sa.LargeBinary, nullable=False),
-    sqlite_autoincrement=True,  # an id is never used again, so a late delivery report deletes nothing else
-)
-
-offsets = sa.Table(
-    "offsets",
-    metadata,
-    sa.Column("broker", sa.String(128), primary_key=True),
-    sa.Column("topic", sa.String(249), primary_key=True),
-    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("next_offset", sa.BigInteger, nullable=False),
-)
-
-counters = sa.Table(
-    "counters",
-    metadata,
-    sa.Column("name", _NAME, primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-
-
-# What one of the cloud's processes tells the others, `base_url` for one.
-settings = sa.Table(
-    "settings",
-    metadata,
-    sa.Column("name", _NAME, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
 
 
 def open_store(url: str, *, create: bool = True) -> Engine:
@@ -257,8 +73,11 @@ def read(engine: Engine) -> Iterator[Connection]:
     Raises:
         StoreError: the store refuses or is out of reach.
     """
-    with told(str(engine.url)), engine.connect() as connection, connection.begin():
-        yield connection
+    with told(str(engine.url)), engine.connect() as connection:
+        if connection.dialect.name == "postgresql":  # else each statement would see a moment of its own
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
 
 
 def insert(connection: Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

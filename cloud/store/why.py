@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
-from cloud.store import schema
+from cloud.store import schema, tables
 from covey import wire
 from covey.errors import UsageError, WireError
 
@@ -43,7 +43,7 @@ def _identity(name: str) -> wire.Identity | None:
 
 
 def _of_alarm(connection: Connection, alarm_id: str) -> list[wire.Identity]:
-    table = schema.alarms
+    table = tables.alarms
     rows = connection.execute(sa.select(table).where(table.c.alarm_id == alarm_id).order_by(table.c.device))
     return [
         wire.Identity(row.device, row.outbox, seq)
@@ -54,7 +54,7 @@ def _of_alarm(connection: Connection, alarm_id: str) -> list[wire.Identity]:
 
 
 def _chain(connection: Connection, identity: wire.Identity) -> Chain | None:
-    table = schema.events
+    table = tables.events
     row = connection.execute(
         sa.select(table).where(
             table.c.device == identity.device, table.c.outbox == identity.outbox, table.c.seq == identity.seq
@@ -128,7 +128,7 @@ def _reported(reported: wire.Reported) -> Chain:
 
 def _release(connection: Connection, device: str, number: int, digest: str) -> Chain | None:
     """The signed release that the event names, or None where the cloud never published such a one."""
-    table, have = schema.releases, schema.devices
+    table, have = tables.releases, tables.devices
     group = sa.select(have.c.group).where(have.c.device == device).scalar_subquery()
     row = connection.execute(
         sa.select(table)

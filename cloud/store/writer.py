@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud.config import DEFAULT_GROUP
-from cloud.store import schema
+from cloud.store import schema, tables
 from cloud.store.apply import Placed, apply_alarm, apply_presence, apply_reported, apply_summaries
 from covey import topics, wire
 
@@ -122,7 +122,7 @@ def write_batch(
 
 def load_offsets(engine: Engine, broker: str) -> dict[tuple[str, int], int]:
     """(topic, partition) -> next offset, for one broker instance; empty for one never met."""
-    table = schema.offsets
+    table = tables.offsets
     with schema.read(engine) as connection:
         rows = connection.execute(sa.select(table).where(table.c.broker == broker))
         return {(row.topic, row.partition): row.next_offset for row in rows}
@@ -132,13 +132,13 @@ def enqueue(connection: Connection, messages: Iterable[tuple[str, str, bytes]]) 
     """Have (topic, key, value) messages produced once this transaction is done."""
     rows = [{"topic": topic, "key": key, "value": value} for topic, key, value in messages]
     if rows:
-        connection.execute(sa.insert(schema.outgoing), rows)
+        connection.execute(sa.insert(tables.outgoing), rows)
 
 
 def tell_learning(connection: Connection, steps: Sequence[wire.Learning]) -> None:
     """Record steps of the loop and have them produced to covey.learning."""
     if steps:
-        connection.execute(sa.insert(schema.learning), [msgspec.structs.asdict(step) for step in steps])
+        connection.execute(sa.insert(tables.learning), [msgspec.structs.asdict(step) for step in steps])
         enqueue(connection, ((topics.LEARNING, step.device or step.group, wire.encode(step)) for step in steps))
 
 
@@ -194,7 +194,7 @@ def _see_devices(connection: Connection, received: Sequence[Received]) -> None:
         seen[device] = (min(first, one.received_s), max(last, one.received_s))
     if not seen:
         return
-    table = schema.devices
+    table = tables.devices
     statement = schema.insert(connection, table)
     new = statement.excluded
     connection.execute(
@@ -217,7 +217,7 @@ def _see_devices(connection: Connection, received: Sequence[Received]) -> None:
 
 def _ordinals(connection: Connection, new: Sequence[tuple[Received, str]]) -> dict[tuple[str, str], int]:
     """(device, outbox) -> which outbox of that device it is, from 1; new outboxes are the newest."""
-    table = schema.outboxes
+    table = tables.outboxes
     names = sorted({one.identity.device for one, _ in new})
     rows = connection.execute(sa.select(table).where(table.c.device.in_(names))) if names else ()
     result: dict[tuple[str, str], int] = {(row.device, row.outbox): row.ordinal for row in rows}
@@ -251,7 +251,7 @@ def _insert_events(connection: Connection, new: Sequence[tuple[Received, str]]) 
         for one, sha256 in new
     ]
     if rows:
-        connection.execute(sa.insert(schema.events), rows)
+        connection.execute(sa.insert(tables.events), rows)
 
 
 def _placed(one: Received, ordinals: Mapping[tuple[str, str], int]) -> Placed:
@@ -287,7 +287,7 @@ def _letter(reason: str, detail: str, topic: str, body: bytes, received_s: float
 
 
 def _count(connection: Connection, more: Mapping[str, int]) -> None:
-    table = schema.counters
+    table = tables.counters
     for name, value in more.items():
         if value:
             statement = schema.insert(connection, table).values(name=name, value=value)
@@ -297,7 +297,7 @@ def _count(connection: Connection, more: Mapping[str, int]) -> None:
 
 
 def _save_offsets(connection: Connection, broker: str, offsets: Mapping[tuple[str, int], int]) -> None:
-    table = schema.offsets
+    table = tables.offsets
     for (topic, partition), next_offset in offsets.items():
         statement = schema.insert(connection, table).values(
             broker=broker, topic=topic, partition=partition, next_offset=next_offset

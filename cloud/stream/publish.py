@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from cloud.store import schema
+from cloud.store import schema, tables
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -36,7 +36,7 @@ class Publisher:
             StoreError: the store is out of reach; nothing is lost by trying again.
         """
         self._writer.poll()
-        done, table = list(self._delivered), schema.outgoing
+        done, table = list(self._delivered), tables.outgoing
         if done:
             with schema.write(self._engine) as connection:
                 connection.execute(sa.delete(table).where(table.c.id.in_(done)))

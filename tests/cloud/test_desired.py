@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from cloud.learn import desired
 from cloud.learn.releases import Release
-from cloud.store import reader, schema
+from cloud.store import reader, schema, tables
 from cloud.store.writer import write_batch
 from cloud_events import DIGEST, T0, new_store, received, reported, summary
 from covey import topics, wire
@@ -40,7 +40,7 @@ def wanted(engine: Engine) -> dict[str, tuple[int, int]]:
 def told(engine: Engine, topic: str) -> list[wire.Desired | wire.Learning]:
     kind = wire.Desired if topic == topics.DESIRED else wire.Learning
     with schema.read(engine) as connection:
-        rows = connection.execute(sa.select(schema.outgoing).order_by(schema.outgoing.c.id)).all()
+        rows = connection.execute(sa.select(tables.outgoing).order_by(tables.outgoing.c.id)).all()
     return [wire.decode(kind, row.value) for row in rows if row.topic == topic]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from cloud.store import reader, schema
+from cloud.store import reader, schema, tables
 from cloud.store.writer import Received, Refused, load_offsets, write_batch
 from cloud.stream.consume import decode
 from cloud.stream.kafka import Record
@@ -82,7 +82,7 @@ def test_same_identity_with_other_bytes_is_a_conflict_in_the_dead_letter(tmp_pat
     with schema.read(engine) as connection:
         letters = [
             wire.decode(wire.DeadLetter, row.value)
-            for row in connection.execute(sa.select(schema.outgoing))
+            for row in connection.execute(sa.select(tables.outgoing))
             if row.topic == topics.DEADLETTER
         ]
     assert [(one.reason, one.payload) for one in letters] == [("identity_conflict", other.body)]
@@ -314,7 +314,7 @@ def test_tables_compile_for_postgresql() -> None:
     from sqlalchemy.schema import CreateTable
 
     text = "".join(
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables
+        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables.metadata.sorted_tables
     )
     assert "BYTEA" in text
     assert "BIGSERIAL" in text

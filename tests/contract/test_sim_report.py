@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from cloud.store import schema
+from cloud.store import schema, tables
 from cloud.store.writer import Received, write_batch
 from cloud_events import alarm, cloud_command, new_store, summary
 from covey import topics, wire
@@ -78,7 +78,7 @@ def test_what_the_writer_stored_is_what_the_ledger_wrote_until_a_row_goes(tmp_pa
     assert told.stdout.endswith("verdict: clean\n")
 
     with schema.write(engine) as connection:
-        table = schema.events
+        table = tables.events
         connection.execute(sa.delete(table).where(table.c.device == gone.device, table.c.seq == gone.seq))
     told = verdict()
     assert told.returncode == 1

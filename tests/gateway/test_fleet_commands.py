@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
-from cloud.store import reader, schema
+from cloud.store import reader, schema, tables
 from covey import topics, wire
 from edge_bundles import make_bundle
 from edge_cloud import start_agent, wait_status
@@ -54,7 +54,7 @@ class Fleet:
         engine = schema.open_store(self.store, create=False)
         try:
             with schema.read(engine) as connection:
-                bodies = connection.execute(sa.select(schema.events.c.body).where(schema.events.c.kind == "status"))
+                bodies = connection.execute(sa.select(tables.events.c.body).where(tables.events.c.kind == "status"))
                 events = [wire.decode_event(body) for (body,) in bodies]
         finally:
             engine.dispose()
@@ -67,7 +67,7 @@ class Fleet:
         engine = schema.open_store(self.store, create=False)
         try:
             with engine.begin() as connection:
-                table = schema.devices
+                table = tables.devices
                 connection.execute(sa.update(table).where(table.c.device.in_(list(self.agents))).values(group=name))
         finally:
             engine.dispose()

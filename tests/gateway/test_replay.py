@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from cloud.store import reader, schema
+from cloud.store import reader, schema, tables
 from cloud_events import cloud_process
 from covey import topics, wire
 from covey.errors import LinkError
@@ -188,7 +188,7 @@ def test_refused_events_reach_the_store_once_and_byte_for_byte_when_the_limit_is
 
         def stored() -> list[tuple[bytes, bytes]]:
             with schema.read(engine) as connection:
-                table = schema.events
+                table = tables.events
                 found = connection.execute(table.select().where(table.c.device.in_(names)))
                 return [(row.device.encode(), row.body) for row in found]
 
