@@ -73,11 +73,11 @@ def read(engine: Engine) -> Iterator[Connection]:
     Raises:
         StoreError: the store refuses or is out of reach.
     """
-    with told(str(engine.url)), engine.connect() as connection:
-        if connection.dialect.name == "postgresql":  # else each statement would see a moment of its own
-            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
-            yield connection
+    # On PostgreSQL each statement would otherwise see a moment of its own.
+    options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    of_dialect = options if engine.dialect.name == "postgresql" else {}
+    with told(str(engine.url)), engine.connect().execution_options(**of_dialect) as connection, connection.begin():
+        yield connection
 
 
 def insert(connection: Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
