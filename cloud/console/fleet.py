@@ -196,9 +196,9 @@ class Fleet:
         return self._cells.get(name)
 
     @property
-    def names(self) -> list[str]:
+    def devices(self) -> list[Device]:
         """Active devices, in no order."""
-        return list(self._devices)
+        return list(self._devices.values())
 
     def _enter(self, device: Device, *, moved: bool) -> None:
         self._devices[device.device] = device
