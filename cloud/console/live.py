@@ -151,7 +151,10 @@ class Live:
         missed = self._since(cursor)
         if missed is None:
             whole = self.snapshot()
-            first = [_frame("hello", {"cursor": whole.cursor}, retry=True), _frame("snapshot", whole.body, whole.cursor)]
+            first = [
+                _frame("hello", {"cursor": whole.cursor}, retry=True),
+                _frame("snapshot", whole.body, whole.cursor),
+            ]
         else:
             first = [_frame("hello", {"cursor": cursor}, retry=True), *missed]
         listener = Listener(first)

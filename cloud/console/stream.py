@@ -48,7 +48,9 @@ class _Body(ASGIResponse):
         frames = asyncio.ensure_future(listener.next())
         try:
             while not gone.done():
-                await asyncio.wait({frames, gone}, timeout=max(0.0, look_at - clock.time()), return_when="FIRST_COMPLETED")
+                await asyncio.wait(
+                    {frames, gone}, timeout=max(0.0, look_at - clock.time()), return_when="FIRST_COMPLETED"
+                )
                 if frames.done():
                     frame = frames.result()
                     if frame is None:
