@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
 
+from covey import exposition
 from covey.errors import LinkError
-from gateway import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
