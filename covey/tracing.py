@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tracing")
 
 VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-FLUSH_MS = 2_000  # for what is left when a role ends
+FLUSH_S = 2.0  # for what is left when a role ends
 
 
 def child(traceparent: str) -> str:
@@ -55,9 +55,12 @@ class Tracing:
         name = os.environ.get("OTEL_SERVICE_NAME") or f"covey-{role}"
         self._ids = _Ids()
         self._provider = TracerProvider(
-            id_generator=cast("IdGenerator", self._ids), resource=Resource.create({"service.name": name})
+            id_generator=cast("IdGenerator", self._ids),
+            resource=Resource.create({"service.name": name}),
+            shutdown_on_exit=False,  # it would wait for a collector that is gone
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("covey")
         _log.info("telling traces to %s", next(os.environ[name] for name in VARIABLES if os.environ.get(name)))
 
@@ -96,9 +99,12 @@ class Tracing:
         span.end(end_time=max(begun_ns, int(end_s * 1e9)))
 
     def close(self) -> None:
-        """Send what is left, for two seconds at most."""
-        self._provider.force_flush(FLUSH_MS)
-        self._provider.shutdown()
+        """Send what is left, for two seconds at most: the library itself would try a collector that is gone for half a minute."""
+        sender = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sender.start()
+        sender.join(FLUSH_S)
+        if sender.is_alive():
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the library's
 
 
 class _Ids(threading.local):
