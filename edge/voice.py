@@ -75,7 +75,8 @@ class Voice:
     def alarms(self, raised: Sequence[Raised]) -> None:
         """Each at once."""
         for alarm, traceparent in raised:
-            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
+            about = {"trace_id": alarm.trace_id, "device": self._config.device, "alarm_id": alarm.alarm_id}
+            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel, extra=about)
             self._tally.alarm(alarm)
             if self._tracing is not None:
                 spans.tell_alarm(self._tracing, self._config.device, alarm, traceparent, time.time())
