@@ -54,11 +54,23 @@ def run(
     ack_after: Annotated[
         str | None, typer.Option("--ack-after", help="store: say on covey.acks what is committed; or kafka.")
     ] = None,
+    stages: Annotated[
+        str | None, typer.Option("--stages", help="Of store,enrich,route,deliver: the parts this process runs.")
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option("--rules", help="TOML file of routing rules, webhooks, mailboxes.")
+    ] = None,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Name of this process, no other's, the same at each start.")
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option("--health-port", help="/healthz, /readyz, /metrics; 0: none.")
+    ] = None,
     check: Check = False,
     die_with_parent: DieWithParent = False,
     log_level: LogLevel = "info",
 ) -> None:
-    """Store the stream exactly once, acknowledge it, and tell devices which release is wanted."""
+    """Store the stream exactly once, give alarms their context, route them, and tell devices what is wanted."""
     settings = _config(
         config,
         kafka=kafka,
@@ -68,6 +80,10 @@ def run(
         repository_dir=repository_dir,
         base_url=base_url,
         ack_after=ack_after,
+        stages=stages,
+        rules=rules,
+        instance=instance,
+        health_port=health_port,
     )
     if check:
         return
