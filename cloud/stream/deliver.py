@@ -37,6 +37,7 @@ _log = logging.getLogger("cloud.deliver")
 
 LOOK_S = 0.25
 TAKE = 20  # deliveries of a target claimed at once
+SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
 MOST_DUE = 1000
 MAX_MAIL = 50  # alarms in one message
 MARGIN_S = 5.0
@@ -89,7 +90,8 @@ class Deliver:
         for target in dict.fromkeys(one.target for one in due):
             mine = [one for one in due if one.target == target]
             if target not in self._targets:
-                self._settle(mine, webhook.Answer(taken=False, error="no such target in the rules", again=False))
+                answer = webhook.Answer(taken=False, error="no such target in the rules", again=False)
+                self._settle([(mine, answer)])
                 continue
             claimed = self._claim(_together(mine) if target in self._routing.mailboxes else mine[:TAKE], now)
             if claimed:
@@ -145,21 +147,28 @@ class Deliver:
     def _work(self, target: str, due: Sequence[Due]) -> None:
         hook = self._routing.webhooks.get(target)
         if hook is None:
-            self._tell([*due], lambda: self._mail(target, due))
-            return None
+            self._settle([(due, self._tell(due, partial(self._mail, target, due)))])
+            return
+        done: list[tuple[Sequence[Due], webhook.Answer]] = []
+        settled = time.monotonic()
         for n, one in enumerate(due):
             if self._stop.is_set():
-                return self._put_back(due[n:], 0.0)
+                self._put_back(due[n:], 0.0)
+                break
             answer = self._tell([one], partial(webhook.post, hook, str(one.identity), one.body))
+            done.append(([one], answer))
             if answer.busy:
-                return self._put_back(due[n + 1 :], answer.asked_s or retry.BASE_S)
-        return None
+                self._put_back(due[n + 1 :], answer.asked_s or retry.BASE_S)
+                break
+            if time.monotonic() - settled >= SETTLE_S:
+                self._settle(done)
+                done, settled = [], time.monotonic()
+        self._settle(done)
 
     def _put_back(self, due: Sequence[Due], wait_s: float) -> None:
         """Give back what was claimed and not tried."""
-        for one in due:
-            values: dict[str, object] = {"next_s": time.time() + wait_s, "tries": one.tries - 1}
-            self._write_down([one], values)
+        at_s = time.time() + wait_s
+        self._write_down([(one, {"next_s": at_s, "tries": one.tries - 1}) for one in due])
 
     def _mail(self, target: str, due: Sequence[Due]) -> webhook.Answer:
         smtp = self._routing.smtp
@@ -176,29 +185,32 @@ class Deliver:
         self._metrics.deliveries.labels(target, "taken" if answer.taken else "failed").inc(len(due))
         if not answer.taken:
             _log.warning("%s: %s: %s", target, due[0].identity, answer.error)
-        self._settle(due, answer)
         return answer
 
-    def _settle(self, due: Sequence[Due], answer: webhook.Answer) -> None:
-        """Write down what became of it, as often as it takes; a claim that is never settled is tried again."""
-        now, first = time.time(), due[0]
-        again = None
-        if not answer.taken and answer.again:
-            oldest = min(one.made_s for one in due)
-            again = retry.next_try(now, oldest, max(1, first.tries), answer.asked_s, self._rng)
-        values: dict[str, object] = {"error": answer.error}
-        if again is not None:
-            values["next_s"] = again
-        else:
-            values |= {"state": "delivered" if answer.taken else "failed", "done_s": now}
-        self._write_down(due, values)
+    def _settle(self, done: Sequence[tuple[Sequence[Due], webhook.Answer]]) -> None:
+        """Write down what became of deliveries; those of one answer went together and stay together."""
+        now = time.time()
+        changes: list[tuple[Due, dict[str, object]]] = []
+        for due, answer in done:
+            again = None
+            if not answer.taken and answer.again:
+                oldest = min(one.made_s for one in due)
+                again = retry.next_try(now, oldest, max(1, due[0].tries), answer.asked_s, self._rng)
+            values: dict[str, object] = {"error": answer.error}
+            if again is not None:
+                values["next_s"] = again
+            else:
+                values |= {"state": "delivered" if answer.taken else "failed", "done_s": now}
+            changes += [(one, values) for one in due]
+        self._write_down(changes)
 
-    def _write_down(self, due: Sequence[Due], values: dict[str, object]) -> None:
+    def _write_down(self, changes: Sequence[tuple[Due, dict[str, object]]]) -> None:
+        """In one transaction, as often as it takes; a claim that is never settled is tried again."""
         backoff = Backoff(cap_s=2.0)
-        while True:
+        while changes:
             try:
                 with schema.write(self._engine) as connection:
-                    for one in due:
+                    for one, values in changes:
                         mine = sa.and_(_row(one), tables.deliveries.c.state == "waiting")
                         connection.execute(sa.update(tables.deliveries).where(mine).values(values))
                 return

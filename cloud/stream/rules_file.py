@@ -141,7 +141,7 @@ def parse(text: str, where: str) -> Routing:
     made = [_rule(one, problems) for one in _tables(raw, "rules", _Rule, problems)]
     targets = [*hooks, *boxes]
     problems += [f"{one}: a name used twice" for one in _twice([each.name for each in targets])]
-    problems += [f"rule {one!r}: a name used twice" for one in _twice([each.name for each in made])]
+    problems += [f"rule {one}: a name used twice" for one in _twice([each.name for each in made])]
     for hook in hooks:
         problems += _hook_problems(hook)
     if boxes and smtp is None:
