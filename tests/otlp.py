@@ -39,6 +39,8 @@ class Collector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if len(body) < int(self.headers["Content-Length"]):  # who sent it was killed meanwhile
+                    return
                 if self.headers.get("Content-Encoding") == "gzip":
                     import gzip
 
