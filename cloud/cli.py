@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import command_cli, desk_cli, devices_cli, releases_cli, rounds_cli, show_cli
+from cloud import command_cli, desk_cli, devices_cli, lineage_cli, releases_cli, rounds_cli, rules_cli, show_cli
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -28,9 +28,11 @@ app = typer.Typer(
 app.add_typer(releases_cli.app, name="releases")
 app.add_typer(rounds_cli.app, name="rounds")
 app.add_typer(devices_cli.app, name="devices")
+app.add_typer(rules_cli.app, name="rules")
 show_cli.register(app)
 command_cli.register(app)
 desk_cli.register(app)
+lineage_cli.register(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")]
 Repository = Annotated[str | None, typer.Option("--repository-dir", help="Folder of the release repository.")]
@@ -56,11 +58,23 @@ def run(
     ack_after: Annotated[
         str | None, typer.Option("--ack-after", help="store: say on covey.acks what is committed; or kafka.")
     ] = None,
+    stages: Annotated[
+        str | None, typer.Option("--stages", help="Of store,enrich,route,deliver: the parts this process runs.")
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option("--rules", help="TOML file of routing rules, webhooks, mailboxes.")
+    ] = None,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Name of this process, no other's, the same at each start.")
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option("--health-port", help="/healthz, /readyz, /metrics; 0: none.")
+    ] = None,
     check: Check = False,
     die_with_parent: DieWithParent = False,
     log_level: LogLevel = "info",
 ) -> None:
-    """Store the stream exactly once, acknowledge it, and tell devices which release is wanted."""
+    """Store the stream exactly once, give alarms their context, route them, and tell devices what is wanted."""
     settings = _config(
         config,
         kafka=kafka,
@@ -70,7 +84,14 @@ def run(
         repository_dir=repository_dir,
         base_url=base_url,
         ack_after=ack_after,
+        stages=stages,
+        rules=rules,
+        instance=instance,
+        health_port=health_port,
     )
+    from cloud.stream import rules_file
+
+    rules_file.load(settings.rules)
     if check:
         return
     from cloud import service

@@ -21,6 +21,17 @@ DEFAULT_GROUP = "default"
 _GROUP = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 
+# Parts of `covey cloud run`, each a thread. `deliver` tries what `route` has decided to tell.
+STAGES = ("store", "enrich", "route", "deliver")
+
+
+class EnrichModel(Struct, frozen=True):
+    """A model of one's own that judges alarms: `[enrich.model]`."""
+
+    path: str  # ONNX file: input (B, F) float32, output (B,) or (B, K)
+    features: Annotated[list[str], Meta(min_length=1, max_length=256)]  # names, docs/routing.md; F of them
+
+
 class CloudConfig(Struct, frozen=True):
     """One configuration for all of the cloud's processes on a machine."""
 
@@ -39,6 +50,15 @@ class CloudConfig(Struct, frozen=True):
     ack_after: Literal["kafka", "store"] = "kafka"  # store: what is committed comes back on covey.acks
     batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 500
     batch_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    stages: str = ",".join(STAGES)  # which parts this process runs
+    consumer_group: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "covey"  # prefix of the stages' groups
+    instance: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{0,64}$")] = ""  # no other process's; "": host and a number
+    rules: str = ""  # TOML file of routing rules, webhooks and mailboxes; "": the rules of docs/routing.md
+    enrich: dict[str, EnrichModel] = {}  # [enrich.model]
+    alarm_window_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0  # alarms so near each other are at the same time
+    drain_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  # a lag should be gone in so long: consumers wanted
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # /healthz, /readyz, /metrics; 0: none
     serve_host: str = "127.0.0.1"
     serve_port: Annotated[int, Meta(ge=0, le=65_535)] = 8200  # 0: any free one, said on stderr
     serve_threads: Annotated[int, Meta(ge=1, le=1024)] = 64  # connections at a time
@@ -59,9 +79,22 @@ class CloudConfig(Struct, frozen=True):
         if not self.base_url.startswith(("http://", "https://")):
             msg = f"base_url: http:// or https:// expected, {self.base_url!r} received"
             raise ValueError(msg)
+        unknown = [word for word in self.stages.split(",") if word.strip() not in STAGES]
+        if unknown:
+            msg = f"stages: some of {', '.join(STAGES)} expected, {', '.join(map(repr, unknown))} received"
+            raise ValueError(msg)
+        if self.enrich.keys() - {"model"}:
+            msg = f"enrich: [enrich.model] expected, {', '.join(sorted(self.enrich))} received"
+            raise ValueError(msg)
         wrong = self.kafka_credentials.rules()
         if wrong:
             raise ValueError("; ".join(wrong))
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Which parts this process runs, in the order of the road."""
+        asked = {word.strip() for word in self.stages.split(",")}
+        return tuple(name for name in STAGES if name in asked)
 
     @property
     def kafka_credentials(self) -> Credentials:

@@ -115,7 +115,7 @@ class Stack:
         self.children.start(
             "cloud",
             covey_command("cloud", "run", "--kafka", self.kafka, "--kafka-kind", "embedded")
-            + ["--broker-instance", self._instance, "--store", self.store, "--ack-after", "store"]
+            + ["--broker-instance", self._instance, "--instance", "one", "--store", self.store, "--ack-after", "store"]
             + ["--repository-dir", str(self.repository), "--base-url", self.base_url, "--die-with-parent"],
         )
 

@@ -43,6 +43,7 @@ class Tally:
     """What was scored since start."""
 
     windows: int = 0
+    alarms: int = 0
     raw_bytes: int = 0
     battery_v: float | None = None
     first_window_s: float | None = None
@@ -50,6 +51,7 @@ class Tally:
 
     def alarm(self, alarm: Alarm) -> None:
         """Count an alarm that began."""
+        self.alarms += alarm.state == "begin"
         if self.flights and alarm.state == "begin":
             flight = self.flights[-1]
             flight.alarms += 1

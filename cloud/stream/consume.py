@@ -13,25 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from cloud.store.schema import StoreRefusesError
-from cloud.store.writer import Applied, Received, Refused, load_offsets, write_batch
-from cloud.stream.kafka import Reader
+from cloud.store.writer import Received, Refused, load_offsets, write_batch
+from cloud.stream.spans import Spans
+from cloud.stream.stage import Made
 from covey import topics, wire
-from covey.errors import LinkError, StoreError, WireError
-from covey.runtime import Backoff
+from covey.errors import WireError
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
     from cloud.config import CloudConfig
-    from cloud.stream.kafka import Record, Writer
+    from cloud.store.writer import Applied
+    from cloud.stream.kafka import Place, Record, Writer
+    from covey.tracing import Tracing
 
 _log = logging.getLogger("cloud.consume")
 
 TOPICS = (topics.SUMMARIES, topics.ALARMS, topics.STATUS)
-NEW_PARTITIONS_S = 5.0  # how often to look for topics and partitions that have appeared
+PUBLISH_S = 0.2  # how often the store is asked for messages to produce and for devices that have appeared
 MAX_RANGES, MAX_OUTBOXES = 256, 16  # of one ack, docs/protocol.md
 
 
@@ -41,101 +42,86 @@ class _Id(msgspec.Struct):
     id: Annotated[str, msgspec.Meta(max_length=160)]
 
 
-class Intake:
-    """One consumer: its reader, its offsets, its acknowledgements."""
+class StoreStage:
+    """The stage `store`: events with their offsets into the store, then acknowledgements; whatever the store has to say."""
 
-    def __init__(self, config: CloudConfig, engine: Engine, writer: Writer, stop: threading.Event) -> None:
-        self._config = config
-        self._engine = engine
-        self._writer = writer
-        self._stop = stop
-        self._reader: Reader | None = None
-        self._broker = ""
-        self._offsets: dict[tuple[str, int], int] = {}
-        self._look_again = 0.0
-        self._backoff = Backoff(cap_s=5.0)
-        self._partitions = 0
+    name = "store"
+    topics = TOPICS
+    gather_s = 0.01  # a commit is a write to the disk
+    sends = False  # offsets belong to the store's own transaction
 
-    def step(self) -> Applied | None:
-        """Read and store one batch; None when nothing came. Waits at most a batch's time, or a backoff."""
-        try:
-            reader = self._connected()
-        except (LinkError, StoreError) as error:
-            _log.warning("%s; trying again", error)
-            self._stop.wait(self._backoff.next_s())
-            return None
-        records = reader.batch(self._config.batch_rows, self._config.batch_ms / 1000)
-        if not records:
-            return None
-        return self._store(records)
+    def __init__(
+        self,
+        config: CloudConfig,
+        engine: Engine,
+        writer: Writer,
+        chores: Callable[[], None],
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Prepare.
 
-    def close(self) -> None:
-        """Leave the broker."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        Args:
+            config: of the process.
+            engine: an open store.
+            writer: for acknowledgements.
+            chores: what one instance of this stage does for all, every `PUBLISH_S`.
+            tracing: where spans are told, if anywhere.
+        """
+        self._spans = None if tracing is None else Spans(tracing, self.name)
+        self._config, self._engine, self._writer, self._chores = config, engine, writer, chores
+        self._chores_at = 0.0
 
-    def _connected(self) -> Reader:
-        now = time.monotonic()
-        if self._reader is None:
-            reader = Reader(self._config, TOPICS)
-            try:
-                self._broker = self._config.broker_instance or reader.instance()
-                self._offsets = load_offsets(self._engine, self._broker)
-            except BaseException:
-                reader.close()
-                raise
-            self._reader = reader
-            self._look_again = now
-        if now >= self._look_again:
-            new = self._reader.assign_new(self._offsets)
-            if new:
-                self._partitions += new
-                _log.info("reading %d partitions of broker %s", self._partitions, self._broker)
-            self._look_again = now + (NEW_PARTITIONS_S if self._partitions else self._backoff.next_s())
-            if self._partitions:
-                self._backoff.reset()
-        return self._reader
+    def begin(self, broker: str, _places: Sequence[Place]) -> Mapping[Place, int]:
+        """Where the store's last transaction ended."""
+        return load_offsets(self._engine, broker)
 
-    def _store(self, records: Sequence[Record]) -> Applied | None:
+    def process(self, broker: str, records: Sequence[Record]) -> Made:
+        """Write a batch and acknowledge what is safe.
+
+        Raises:
+            StoreError: nothing of it was written.
+        """
         decoded = [decode(record) for record in records]
         offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
-        applied = self._write(offsets, decoded)
-        if applied is None:
-            return None
-        self._offsets |= offsets
+        try:
+            applied = self._write(broker, offsets, decoded)
+        except StoreRefusesError as error:
+            _log.warning("%s; trying the batch's messages one by one", error)
+            applied = self._write(broker, offsets, [self._try_alone(broker, one) for one in decoded])
+        if self._spans is not None:
+            self._tell(self._spans, records, decoded)
         if self._config.ack_after == "store":
             for device, ack in acks(applied.safe):
                 if not self._writer.produce(topics.ACKS, device, wire.encode(ack)):
                     _log.warning("acks of %s dropped: the producer's queue is full; the device will resend", device)
-        return applied
+        counts = {"stored": applied.stored, "repeated": applied.repeated, "conflict": applied.conflicts}
+        return Made([], {word: n for word, n in (counts | {"refused": applied.refused}).items() if n})
 
-    def _write(self, offsets: dict[tuple[str, int], int], decoded: Sequence[Received | Refused]) -> Applied | None:
-        """Write the batch, as often as it takes; None when stopped before."""
-        backoff = Backoff(cap_s=5.0)
-        single = False
-        while not self._stop.is_set():
-            try:
-                if single:
-                    decoded = [self._try_alone(one) for one in decoded]
-                received = [one for one in decoded if isinstance(one, Received)]
-                refused = [one for one in decoded if isinstance(one, Refused)]
-                return write_batch(self._engine, self._broker, offsets, received, refused)
-            except StoreRefusesError as error:
-                _log.warning("%s; trying the batch's messages one by one", error)
-                if single:  # another process wrote the same rows between our two tries
-                    self._stop.wait(backoff.next_s())
-                single = True
-            except StoreError as error:
-                _log.warning("%s; trying again", error)
-                self._stop.wait(backoff.next_s())
-        return None
+    def tick(self, *, leads: bool) -> None:
+        """Run delivery reports, and the chores where no other instance does them."""
+        self._writer.poll()
+        now = time.monotonic()
+        if leads and now >= self._chores_at:
+            self._chores_at = now + PUBLISH_S
+            self._chores()
 
-    def _try_alone(self, one: Received | Refused) -> Received | Refused:
+    @staticmethod
+    def _tell(spans: Spans, records: Sequence[Record], decoded: Sequence[Received | Refused]) -> None:
+        for record, one in zip(records, decoded, strict=True):
+            trace = one.event.traceparent if isinstance(one, Received) else ""
+            if record.trace or trace:
+                spans.passed(record, trace, {})
+
+    def _write(self, broker: str, offsets: dict[Place, int], decoded: Sequence[Received | Refused]) -> Applied:
+        received = [one for one in decoded if isinstance(one, Received)]
+        refused = [one for one in decoded if isinstance(one, Refused)]
+        return write_batch(self._engine, broker, offsets, received, refused)
+
+    def _try_alone(self, broker: str, one: Received | Refused) -> Received | Refused:
         """Put one message in without its offset (the batch will find it stored), or refuse it."""
         if isinstance(one, Received):
             try:
-                write_batch(self._engine, self._broker, {}, [one])
+                write_batch(self._engine, broker, {}, [one])
             except StoreRefusesError as error:
                 _log.warning("%s: %s", one.identity, error)
                 return Refused("store_refused", str(error), one.topic, one.body, one.received_s, one.identity)

@@ -1,4 +1,4 @@
-"""The health port: /healthz (alive, and all counts), /readyz, /metrics. Reads a snapshot; changes nothing."""
+"""The health port of `covey cloud run`: /healthz (its stages run), /readyz (each reads), /metrics. Changes nothing."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from covey.errors import LinkError
-from gateway import exposition
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from covey.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-class View(NamedTuple):
-    """What the health port shows at one moment."""
-
-    alive: bool  # the loop turns
-    ready: bool  # subscribed, and Kafka takes what comes
-    status: dict[str, object]
-    metrics: Callable[[], str]  # Prometheus text, made when asked for
+    from prometheus_client import CollectorRegistry
 
 
 @contextmanager
-def serve(host: str, port: int, view: Callable[[], View]) -> Iterator[None]:
+def serve(host: str, port: int, registry: CollectorRegistry, state: Callable[[], dict[str, str]]) -> Iterator[None]:
     """Serve until the block ends; port 0 serves nothing.
 
+    Args:
+        host: to listen on.
+        port: to listen on.
+        registry: what /metrics shows.
+        state: part -> `reading`, `waiting` or `ended`.
+
     Raises:
-        LinkError: the port is taken.
+        UsageError: the port is taken.
     """
     if port == 0:
         yield
@@ -39,18 +39,18 @@ def serve(host: str, port: int, view: Callable[[], View]) -> Iterator[None]:
         timeout = 10  # a silent client must not hold a thread
 
         def do_GET(self) -> None:
-            seen = view()
+            parts = state()
             if self.path == "/healthz":
-                self._answer(200 if seen.alive else 503, "application/json", json.dumps(seen.status))
+                self._answer(503 if "ended" in parts.values() else 200, "application/json", json.dumps(parts).encode())
             elif self.path == "/readyz":
-                self._answer(200 if seen.ready else 503, "application/json", json.dumps({"ready": seen.ready}))
+                ready = set(parts.values()) <= {"reading"}
+                self._answer(200 if ready else 503, "application/json", json.dumps({"ready": ready}).encode())
             elif self.path == "/metrics":
-                self._answer(200, exposition.CONTENT_TYPE, seen.metrics())
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
             else:
-                self._answer(404, "text/plain", "one of /healthz, /readyz, /metrics expected\n")
+                self._answer(404, "text/plain", b"one of /healthz, /readyz, /metrics expected\n")
 
-        def _answer(self, code: int, kind: str, text: str) -> None:
-            body = text.encode()
+        def _answer(self, code: int, kind: str, body: bytes) -> None:
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -63,7 +63,7 @@ def serve(host: str, port: int, view: Callable[[], View]) -> Iterator[None]:
     try:
         server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
-        raise LinkError(f"health port {host}:{port}: {error.strerror or error}") from error
+        raise UsageError(f"health port {host}:{port}: {error.strerror or error}") from error
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
     thread.start()
