@@ -28,7 +28,7 @@ from cloud.stream.stage import Loop
 from covey import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -45,7 +45,7 @@ TURN_S = 0.2
 JOIN_S = 15.0  # a stage ends its batch; after that the process ends without it
 
 
-class _Part(threading.Thread):
+class Part(threading.Thread):
     """One stage's thread; keeps what went wrong for the main loop."""
 
     def __init__(self, name: str, run: Callable[[], None], failed: threading.Event) -> None:
@@ -54,6 +54,7 @@ class _Part(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        """The thread's own."""
         try:
             self._run()
         except BaseException as error:  # noqa: BLE001  # told by the main thread
@@ -83,15 +84,15 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
         stages = _stages(config, engine, metrics, routing, stack, traces)
         reading = {one.name: False for one in stages}
 
-        def made(one: Stage) -> _Part:
+        def made(one: Stage) -> Part:
             gauge = StageGauge(metrics, engine, one.name, name, config.drain_s)
-            return _Part(
+            return Part(
                 one.name, Loop(one, config, name, gauge, stop, partial(reading.__setitem__, one.name)).run, failed
             )
 
         parts = [made(one) for one in stages]
         if "deliver" in names and routing is not None:
-            parts.append(_Part(Deliver.name, Deliver(routing, engine, metrics, stop).run, failed))
+            parts.append(Part(Deliver.name, Deliver(routing, engine, metrics, stop).run, failed))
 
         def state() -> dict[str, str]:
             running = {part.name: part.is_alive() for part in parts}
@@ -101,17 +102,26 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
 
         stack.enter_context(health.serve(config.health_host, config.health_port, metrics.registry, state))
         _log.info("%s: %s; acknowledging after %s", name, ", ".join(names), config.ack_after)
-        for part in parts:
-            part.start()
-        while not stop.is_set() and not failed.is_set():
-            stop.wait(TURN_S)
-        stop.set()
-        for part in parts:
-            part.join(JOIN_S)
+        supervise(parts, stop, failed)
+    _log.info("stopped")
+
+
+def supervise(parts: Sequence[Part], stop: threading.Event, failed: threading.Event) -> None:
+    """Run parts until `stop`, or until one of them fails; then end the others.
+
+    Raises:
+        BaseException: whatever a part raised.
+    """
+    for part in parts:
+        part.start()
+    while not stop.is_set() and not failed.is_set():
+        stop.wait(TURN_S)
+    stop.set()
+    for part in parts:
+        part.join(JOIN_S)
     for part in parts:
         if part.error is not None:
             raise part.error
-    _log.info("stopped")
 
 
 def _stages(

@@ -7,6 +7,7 @@ covey.alarms.high and .low, rows of deliveries, and what the webhook was sent.
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import threading
 import time
@@ -87,6 +88,7 @@ class Stages:
         self.rules = folder / "rules.toml"
         self.rules.write_text(RULES.format(port=self.hook.port))
         self.processes: dict[str, Process] = {}
+        self.more: list[Process] = []
         self.runs = 0
         self.produced: set[str] = set()
         self.lock = threading.Lock()
@@ -107,15 +109,25 @@ class Stages:
         self._producing.clear()
         if self._load is not None:
             self._load.join(10)
-        for process in self.processes.values():
+        for process in (*self.processes.values(), *self.more):
             process.stop()
         self.hook.close()
 
     def start(self, stage: str) -> None:
+        self.processes[stage] = self._started(stage)
+
+    def add(self, stage: str) -> Process:
+        """A second instance, once it has partitions."""
+        process = self._started(stage)
+        self.more.append(process)
+        wait_for(lambda: re.search(r": reading [1-9]", process.tail(200)), 60, f"{stage} shares: {process.tail()}")
+        return process
+
+    def _started(self, stage: str) -> Process:
         self.runs += 1
         options = ["--kafka", self.broker.bootstrap, "--store", str(self.store), "--stages", stage]
         options += ["--repository-dir", str(self.folder / "repo"), "--rules", str(self.rules)]
-        self.processes[stage] = cloud_process(self.folder, f"{stage}-{self.runs}", "run", *options).start()
+        return cloud_process(self.folder, f"{stage}-{self.runs}", "run", *options).start()
 
     def ready(self, stage: str) -> None:
         word = "deliver;" if stage == "deliver" else "reading"

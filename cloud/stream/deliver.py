@@ -40,7 +40,7 @@ TAKE = 20  # deliveries of a target claimed at once
 SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
 MOST_DUE = 1000
 MAX_MAIL = 50  # alarms in one message
-MARGIN_S = 5.0
+MARGIN_S = 5.0  # a claim lasts for one try and so much more
 
 
 class Due(NamedTuple):
@@ -127,7 +127,7 @@ class Deliver:
     def _claim(self, due: Sequence[Due], now: float) -> list[Due]:
         """Those that no other instance has taken meanwhile."""
         table = tables.deliveries
-        until = now + self._lease_s(due[0].target) * (1 if due[0].target in self._routing.mailboxes else len(due))
+        until = now + self._lease_s(due[0].target)
         claimed = []
         with schema.write(self._engine) as connection:
             for one in due:
@@ -150,9 +150,10 @@ class Deliver:
             self._settle([(due, self._tell(due, partial(self._mail, target, due)))])
             return
         done: list[tuple[Sequence[Due], webhook.Answer]] = []
-        settled = time.monotonic()
+        began = settled = time.monotonic()
         for n, one in enumerate(due):
-            if self._stop.is_set():
+            late = n > 0 and time.monotonic() - began > MARGIN_S  # the claim may not last for another try
+            if late or self._stop.is_set():
                 self._put_back(due[n:], 0.0)
                 break
             answer = self._tell([one], partial(webhook.post, hook, str(one.identity), one.body))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def test_killed_stages_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_stages_killed_added_and_gone_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     rng = random.Random(7)
     with Kafka(tmp_path / "kafka") as broker:
         broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS)
@@ -25,6 +25,9 @@ def test_killed_stages_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
             stages.load(25)
             for stage in STAGES * 3:
                 stages.kill(stage, rng)
+            # A second instance of each takes its share of the partitions, and is gone for good.
+            for process in [stages.add(stage) for stage in ("store", "enrich", "route")]:
+                process.kill9()
             verdict = stages.finish(60)
     assert verdict["produced"] > 100
     assert wrong(verdict) == {}
