@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import command_cli, desk_cli, devices_cli, lineage_cli, releases_cli, rounds_cli, rules_cli, show_cli
+from cloud import command_cli, desk_cli, devices_cli, lineage_cli, releases_cli, rounds_cli, rules_cli, show_cli, store_cli
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -29,6 +29,7 @@ app.add_typer(releases_cli.app, name="releases")
 app.add_typer(rounds_cli.app, name="rounds")
 app.add_typer(devices_cli.app, name="devices")
 app.add_typer(rules_cli.app, name="rules")
+app.add_typer(store_cli.app, name="store")
 show_cli.register(app)
 command_cli.register(app)
 desk_cli.register(app)
