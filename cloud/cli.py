@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import command_cli, desk_cli, devices_cli, lineage_cli, releases_cli, rounds_cli, rules_cli, show_cli, store_cli
+from cloud import (
+    command_cli,
+    console_cli,
+    desk_cli,
+    devices_cli,
+    lineage_cli,
+    releases_cli,
+    rounds_cli,
+    rules_cli,
+    show_cli,
+    store_cli,
+)
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -34,6 +45,7 @@ show_cli.register(app)
 command_cli.register(app)
 desk_cli.register(app)
 lineage_cli.register(app)
+console_cli.register(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")]
 Repository = Annotated[str | None, typer.Option("--repository-dir", help="Folder of the release repository.")]

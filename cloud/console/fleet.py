@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 COLUMNS = ("device", "group", "status", "ratio", "release", "seen_s", "lat", "lon")
+_PARTS = ("headline", "counts", "groups", "incidents", "alarms")  # told whole when they changed
 NEWEST = 50  # alarms listed that need a verdict
 
 Cells = tuple[str, int, Status, float | None, int, float | None, float | None, float | None]  # COLUMNS
@@ -147,36 +148,21 @@ class Fleet:
 
     def snapshot(self) -> Picture:
         """Everything."""
-        self._settle()
+        whole = self._parts()
         if self._order is None:
             self._order = sorted(self._cells, key=lambda name: (self._cells[name][1], name))
-        cells = self._cells
-        return Picture(
-            now_s=self._now_s,
-            headline=self._headline(),
-            counts=self.counts(),
-            groups=self._groups(),
-            columns=COLUMNS,
-            devices=[cells[name] for name in self._order],
-            incidents=self._incidents(),
-            alarms=self._waiting,
-        )
+        whole.columns = COLUMNS
+        whole.devices = [self._cells[name] for name in self._order]
+        for name in _PARTS:  # who has this has what was not told yet: it is told even if it turns back before
+            if getattr(whole, name) != getattr(self._told, name):
+                setattr(self._told, name, UNSET)
+        return whole
 
     def changes(self) -> Picture | None:
         """What is other than when this was asked last; None: nothing."""
-        self._settle()
-        old = self._told
-        new = Picture(
-            now_s=self._now_s,
-            headline=self._headline(),
-            counts=self.counts(),
-            groups=self._groups(),
-            incidents=self._incidents(),
-            alarms=self._waiting,
-        )
-        delta = Picture(now_s=self._now_s)
-        for name in ("headline", "counts", "groups", "incidents", "alarms"):
-            if getattr(new, name) != getattr(old, name):
+        new, delta = self._parts(), Picture(now_s=self._now_s)
+        for name in _PARTS:
+            if getattr(new, name) != getattr(self._told, name):
                 setattr(delta, name, getattr(new, name))
         if self._fresh:
             delta.devices = [self._cells[name] for name in self._fresh if name in self._cells] or UNSET
@@ -296,7 +282,7 @@ class Fleet:
             if alarm.unjudged
         ]
         self._inbox = len(waiting)
-        newest = heapq.nsmallest(NEWEST, waiting, key=lambda one: (-one[0].begin_s, one[0].device, one[0].alarm_id))
+        newest = heapq.nsmallest(NEWEST, waiting, key=lambda one: (-one[0].received_s, one[0].device, one[0].alarm_id))
         self._waiting = [
             Waiting(
                 a.device,
@@ -311,8 +297,16 @@ class Fleet:
         ]
         self._alarms_moved = False
 
-    def _groups(self) -> list[Group]:
-        return [Group(name, sum(self._counts[name].values())) for name in self._numbers]
+    def _parts(self) -> Picture:
+        self._settle()
+        return Picture(
+            now_s=self._now_s,
+            headline=self._headline(),
+            counts=self.counts(),
+            groups=[Group(name, sum(self._counts[name].values())) for name in self._numbers],
+            incidents=self._incidents(),
+            alarms=self._waiting,
+        )
 
     def _incidents(self) -> list[Incident]:
         return rules.ranked(incident for some in self._found.values() for incident in some)

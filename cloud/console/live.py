@@ -111,6 +111,7 @@ class Live:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="live")
         self._reload_at = self._usual_at = self._tell_at = 0.0
         self._steps: list[rows.Step] = []
+        self._closed = False
 
     async def run(self) -> None:
         """Look and tell until cancelled. A store that refuses is waited out; meanwhile nothing falls silent."""
@@ -124,12 +125,20 @@ class Live:
                 self.figures.failures += 1
                 pause_s = max(LOOK_S, backoff.next_s())
                 _log.warning("%s; looking again in %.1f s", error, pause_s)
+            except Exception:  # noqa: BLE001  # a fault of ours: told with its traceback, and everything is read anew
+                self.figures.failures += 1
+                self._reload_at, pause_s = 0.0, max(LOOK_S, backoff.next_s())
+                _log.exception("the live view failed; reading everything anew in %.1f s", pause_s)
             await asyncio.sleep(pause_s)
 
     def close(self) -> None:
-        """End every stream."""
+        """End every stream; whoever comes later is turned away at once."""
+        self._closed = True
         for listener in list(self._listeners):
             listener.end()
+
+    def dispose(self) -> None:
+        """Let its thread go; after `run`."""
         self._pool.shutdown(wait=False)
 
     @property
@@ -159,6 +168,8 @@ class Live:
             first = [_frame("hello", {"cursor": cursor}, retry=True), *missed]
         listener = Listener(first)
         self._listeners.add(listener)
+        if self._closed:
+            listener.end()
         return listener
 
     def leave(self, listener: Listener) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from litestar import Request, Response
 from litestar.response.base import ASGIResponse
@@ -45,12 +45,11 @@ class _Body(ASGIResponse):
     async def _pass_on(self, listener: Listener, gone: asyncio.Future[None], send: Send) -> None:
         clock = asyncio.get_running_loop()
         look_at = clock.time() + AWAKE_S
-        frames = asyncio.ensure_future(listener.next())
+        frames: asyncio.Future[Any] = asyncio.ensure_future(listener.next())
         try:
             while not gone.done():
-                await asyncio.wait(
-                    {frames, gone}, timeout=max(0.0, look_at - clock.time()), return_when="FIRST_COMPLETED"
-                )
+                left_s, waited = max(0.0, look_at - clock.time()), [frames, cast("asyncio.Future[Any]", gone)]
+                await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if frames.done():
                     frame = frames.result()
                     if frame is None:
