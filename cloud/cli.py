@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import command_cli, releases_cli, rounds_cli, rules_cli, show_cli
+from cloud import command_cli, releases_cli, rounds_cli, rules_cli, show_cli, store_cli
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(releases_cli.app, name="releases")
 app.add_typer(rounds_cli.app, name="rounds")
 app.add_typer(rules_cli.app, name="rules")
+app.add_typer(store_cli.app, name="store")
 show_cli.register(app)
 command_cli.register(app)
 
