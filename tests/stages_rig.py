@@ -172,7 +172,9 @@ class Stages:
     def _through(self) -> bool:
         expected = len(self.produced)
         with contextlib.closing(sqlite3.connect(self.store)) as store:
-            [stored] = store.execute("SELECT count(*) FROM events").fetchone()
+            [stored] = store.execute(
+                "SELECT min((SELECT count(*) FROM events), (SELECT count(*) FROM routings))"
+            ).fetchone()
             [settled] = store.execute("SELECT count(*) FROM deliveries WHERE state = 'delivered'").fetchone()
         return stored >= expected and settled >= expected
 
@@ -181,7 +183,7 @@ class Stages:
         want = self.produced
         found: dict[str, int] = {"produced": len(want)}
         with contextlib.closing(sqlite3.connect(self.store)) as store:
-            for table in ("events", "deliveries"):
+            for table in ("events", "enrichments", "routings", "deliveries"):
                 query = f"SELECT device, outbox, seq FROM {table}"  # noqa: S608  # names of our own
                 rows = ["{}/{}/{}".format(*row) for row in store.execute(query)]
                 found |= _judge(table, rows, want)

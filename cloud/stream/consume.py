@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Annotated
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from cloud.store.schema import StoreRefusesError
-from cloud.store.writer import Received, Refused, load_offsets, write_batch
+from cloud.store.told import Letter
+from cloud.store.writer import KIND_OF_DEVICE, Received, Refused, load_offsets, write_batch
+from cloud.stream.decode import decode_record
 from cloud.stream.spans import Spans
 from cloud.stream.stage import Made
 from covey import topics, wire
-from covey.errors import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,15 +30,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("cloud.consume")
 
-TOPICS = (topics.SUMMARIES, topics.ALARMS, topics.STATUS)
+Decoded = Received | Refused | Letter
+
+TOPICS = (
+    topics.SUMMARIES,
+    topics.ALARMS,
+    topics.STATUS,
+    topics.ALARMS_ENRICHED,
+    topics.ALARMS_HIGH,
+    topics.ALARMS_LOW,
+    topics.LEARNING,
+    topics.DEADLETTER,
+)
 PUBLISH_S = 0.2  # how often the store is asked for messages to produce and for devices that have appeared
 MAX_RANGES, MAX_OUTBOXES = 256, 16  # of one ack, docs/protocol.md
-
-
-class _Id(msgspec.Struct):
-    """The one field that an acknowledgement of a refused message needs."""
-
-    id: Annotated[str, msgspec.Meta(max_length=160)]
 
 
 class StoreStage:
@@ -81,21 +85,25 @@ class StoreStage:
         Raises:
             StoreError: nothing of it was written.
         """
-        decoded = [decode(record) for record in records]
+        both = [(record, one) for record in records if (one := decode_record(record)) is not None]
+        decoded = [one for _, one in both]
         offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
         try:
             applied = self._write(broker, offsets, decoded)
         except StoreRefusesError as error:
             _log.warning("%s; trying the batch's messages one by one", error)
-            applied = self._write(broker, offsets, [self._try_alone(broker, one) for one in decoded])
+            alone = [self._try_alone(broker, one) for one in decoded]
+            applied = self._write(broker, offsets, [one for one in alone if one is not None])
         if self._spans is not None:
-            self._tell(self._spans, records, decoded)
+            self._tell(self._spans, both)
         if self._config.ack_after == "store":
             for device, ack in acks(applied.safe):
                 if not self._writer.produce(topics.ACKS, device, wire.encode(ack)):
                     _log.warning("acks of %s dropped: the producer's queue is full; the device will resend", device)
         counts = {"stored": applied.stored, "repeated": applied.repeated, "conflict": applied.conflicts}
-        return Made([], {word: n for word, n in (counts | {"refused": applied.refused}).items() if n})
+        counts["refused"] = applied.refused
+        counts["told"] = len(records) - sum(counts.values())  # by the cloud itself, and presence
+        return Made([], {word: n for word, n in counts.items() if n > 0})
 
     def tick(self, *, leads: bool) -> None:
         """Run delivery reports, and the chores where no other instance does them."""
@@ -106,44 +114,36 @@ class StoreStage:
             self._chores()
 
     @staticmethod
-    def _tell(spans: Spans, records: Sequence[Record], decoded: Sequence[Received | Refused]) -> None:
-        for record, one in zip(records, decoded, strict=True):
+    def _tell(spans: Spans, both: Sequence[tuple[Record, Decoded]]) -> None:
+        for record, one in both:
             trace = one.event.traceparent if isinstance(one, Received) else ""
             if record.trace or trace:
                 spans.passed(record, trace, {})
 
-    def _write(self, broker: str, offsets: dict[Place, int], decoded: Sequence[Received | Refused]) -> Applied:
+    def _write(self, broker: str, offsets: dict[Place, int], decoded: Sequence[Decoded]) -> Applied:
         received = [one for one in decoded if isinstance(one, Received)]
         refused = [one for one in decoded if isinstance(one, Refused)]
-        return write_batch(self._engine, broker, offsets, received, refused)
+        letters = [one for one in decoded if isinstance(one, Letter)]
+        return write_batch(self._engine, broker, offsets, received, refused, letters)
 
-    def _try_alone(self, broker: str, one: Received | Refused) -> Received | Refused:
+    def _try_alone(self, broker: str, one: Decoded) -> Decoded | None:
         """Put one message in without its offset (the batch will find it stored), or refuse it."""
-        if isinstance(one, Received):
-            try:
-                write_batch(self._engine, broker, {}, [one])
-            except StoreRefusesError as error:
-                _log.warning("%s: %s", one.identity, error)
-                return Refused("store_refused", str(error), one.topic, one.body, one.received_s, one.identity)
+        if isinstance(one, Refused):
+            return one
+        try:
+            self._write(broker, {}, [one])
+        except StoreRefusesError as error:
+            if isinstance(one, Letter):  # a dead letter of a dead letter would never end
+                _log.warning("dead letter %d of partition %d: %s", one.offset, one.partition, error)
+                return None
+            _log.warning("%s: %s", one.identity, error)
+            return Refused("store_refused", str(error), one.topic, one.body, one.received_s, _owner(one))
         return one
 
 
-def decode(record: Record) -> Received | Refused:
-    """One message as an event, or the reason why it is none."""
-    received_s = record.received_s or time.time()
-
-    def refuse(reason: str, detail: str) -> Refused:
-        return Refused(reason, detail, record.topic, record.value, received_s, _readable(record))
-
-    try:
-        event, identity = wire.decode_event(record.value)
-        data = wire.decode_data(event)
-    except WireError as error:
-        return _presence(record, received_s) or refuse(error.reason, error.detail)
-    if record.key != identity.device:
-        # Acknowledging on another device's word would delete that device's own row.
-        return refuse("source_mismatch", f"key {identity.device} expected, {record.key[:80]!r} received")
-    return Received(identity, event, data, record.value, received_s, record.topic)
+def _owner(one: Received) -> wire.Identity | None:
+    """Whose row it is: a device's own event only is acknowledged."""
+    return one.identity if one.event.type in KIND_OF_DEVICE else None
 
 
 def acks(safe: Iterable[wire.Identity]) -> list[tuple[str, wire.Ack]]:
@@ -171,28 +171,3 @@ def _ranges(seqs: list[int]) -> list[tuple[int, int]]:
         else:
             result.append((seq, seq))
     return result
-
-
-def _presence(record: Record, received_s: float) -> Received | None:
-    """A presence event, which the gateway makes and numbers itself, outside the outbox's sequence."""
-    try:
-        event = wire.decode(wire.Event, record.value)
-        if (
-            event.type != wire.PRESENCE_TYPE
-            or event.source != f"/covey/{record.key}"
-            or not topics.is_device(record.key)
-        ):
-            return None
-        data = wire.decode_data(event)
-    except WireError:
-        return None
-    return Received(wire.Identity(record.key, "", 0), event, data, record.value, received_s, record.topic)
-
-
-def _readable(record: Record) -> wire.Identity | None:
-    """Whose row a refused message was, where it can be told and the key agrees."""
-    try:
-        identity = wire.parse_identity(wire.decode(_Id, record.value).id)
-    except WireError:
-        return None
-    return identity if identity.device == record.key else None
