@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prometheus_client import generate_latest
+
 from cloud.learn import desired
 from cloud.learn.releases import Repository
 from cloud.store.schema import open_store
-from cloud.stream import health, instance, rules_file
+from cloud.stream import instance, rules_file
 from cloud.stream.consume import StoreStage
 from cloud.stream.deliver import Deliver
 from cloud.stream.enrich import EnrichStage
@@ -25,7 +27,7 @@ from cloud.stream.kafka import Writer
 from cloud.stream.publish import Publisher
 from cloud.stream.route import RouteStage
 from cloud.stream.stage import Loop
-from covey import tracing
+from covey import health, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +70,8 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
     Raises:
         StoreError: store or repository cannot be opened at the start; later refusals are waited out.
         ConfigError: rules or credentials cannot be read.
-        UsageError: the health port is taken, or no name for this instance.
+        LinkError: the health port is taken.
+        UsageError: no name for this instance.
     """
     names = config.stage_names
     with ExitStack() as stack:
@@ -100,7 +103,12 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
                 of: ("reading" if reading.get(of, True) else "waiting") if on else "ended" for of, on in running.items()
             }
 
-        stack.enter_context(health.serve(config.health_host, config.health_port, metrics.registry, state))
+        def view() -> health.View:
+            seen = state()
+            alive, ready = "ended" not in seen.values(), set(seen.values()) <= {"reading"}
+            return health.View(alive, ready, dict(seen), lambda: generate_latest(metrics.registry).decode())
+
+        stack.enter_context(health.serve(config.health_host, config.health_port, view))
         _log.info("%s: %s; acknowledging after %s", name, ", ".join(names), config.ack_after)
         supervise(parts, stop, failed)
     _log.info("stopped")
