@@ -106,6 +106,10 @@ def run(
 
     rules_file.load(settings.rules)
     if check:
+        from cloud.stream.model import Model
+
+        for model in settings.enrich.values():
+            Model(model)
         return
     from cloud import service
     from covey import runtime

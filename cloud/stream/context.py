@@ -1,7 +1,7 @@
 """An alarm among its peers: the arithmetic. Pure; what the store knows comes from fleet_view.py.
 
 A peer is another device of the alarm's group that was heard within `PEER_S`. It alarms at the same time when an alarm of its
-is open, or began within the window of this one's receipt. The lift is the peers' share that alarms over the share usual in the
+is open, or began within the window of this one's receipt (to the second). The lift is the peers' share that alarms over the share usual in the
 group's last week, both smoothed by one device: (alarming + 1) / (usual + 1), so that a group never seen before has lift 1.
 """
 
@@ -35,6 +35,13 @@ class Beginning(NamedTuple):
     open: bool
 
 
+class Moment(NamedTuple):
+    """Devices of a group that alarm at the same time; looked up for each alarm of that second."""
+
+    devices: set[str]
+    of_channel: dict[str, set[str]]
+
+
 class Usual(NamedTuple):
     """A group's last week, without its last hour."""
 
@@ -66,20 +73,22 @@ class DeviceView(NamedTuple):
 
 
 def usual_share(usual: Usual, window_s: float) -> float:
-    """Mean share of a group's devices that alarm at a moment, as `at_once` counts them: open, or within the window."""
+    """Mean share of a group's devices that alarm at a moment, as `moment` counts them: open, or within the window."""
     if usual.devices <= 0 or usual.span_s <= 0:
         return 0.0
     alarming_s = usual.seconds + usual.alarms * 2 * window_s
     return min(1.0, alarming_s / (usual.span_s * usual.devices))
 
 
-def at_once(mine: str, received_s: float, alarms: Iterable[Beginning], window_s: float) -> dict[str, set[str]]:
-    """Peers that alarm at the time of an alarm received at `received_s`: device -> channels."""
-    found: dict[str, set[str]] = {}
+def moment(alarms: Iterable[Beginning], second: int, window_s: float) -> Moment:
+    """Who alarms at a second: an alarm is open, or began within the window."""
+    devices: set[str] = set()
+    of_channel: dict[str, set[str]] = {}
     for one in alarms:
-        if one.device != mine and (one.open or abs(one.received_s - received_s) <= window_s):
-            found.setdefault(one.device, set()).add(one.channel)
-    return found
+        if one.open or abs(one.received_s - second) <= window_s:
+            devices.add(one.device)
+            of_channel.setdefault(one.channel, set()).add(one.device)
+    return Moment(devices, of_channel)
 
 
 def lift(alarming: int, peers: int, share: float) -> float:
@@ -99,7 +108,8 @@ def build(
     alarm: wire.Alarm,
     received_s: float,
     view: DeviceView | None,
-    groups: Mapping[str, GroupView],
+    group: GroupView | None,
+    together: Moment,
     published: Mapping[tuple[str, int, str], float],
     window_s: float,
 ) -> Context:
@@ -110,7 +120,8 @@ def build(
         alarm: as the device wrote it.
         received_s: Kafka's timestamp.
         view: of the device; None: the store does not know it.
-        groups: at least the device's, where there are peers to be looked at.
+        group: of the device; None: its peers are not asked for.
+        together: who of the group alarms at that time, this device or not.
         published: (group, release, digest) -> when it was published.
         window_s: alarms so near each other are at the same time.
     """
@@ -129,18 +140,18 @@ def build(
         drift_psi=view.drift_psi,
         release_age_s=0.0 if born_s is None else max(0.0, received_s - born_s),
     )
-    group = groups.get(view.group)
     if group is None:
         return base
-    alarming = at_once(device, received_s, group.alarms, window_s)
+    alarming = len(together.devices) - (device in together.devices)
+    alike = together.of_channel.get(alarm.top_channel, set())
     # Whoever alarms is there, whatever its last summary says.
-    peers = max(group.heard - view.heard, len(alarming))
+    peers = max(group.heard - view.heard, alarming)
     return replace(
         base,
         peers=peers,
-        peers_alarming=len(alarming),
-        peers_same_channel=sum(alarm.top_channel in channels for channels in alarming.values()),
-        lift=lift(len(alarming), peers, usual_share(group.usual, window_s)),
+        peers_alarming=alarming,
+        peers_same_channel=len(alike) - (device in alike),
+        lift=lift(alarming, peers, usual_share(group.usual, window_s)),
     )
 
 

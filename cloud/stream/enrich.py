@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cloud.enrich")
 
 ROOM_BYTES = 16_384  # what route adds, and labels
+NOBODY = fleet.Moment(set(), {})
 FEW = 8  # channels of an alarm too large to go on whole
 RECENT = 10_000  # alarms that this instance remembers by itself, while the store may not have them yet
 
@@ -123,19 +124,29 @@ class EnrichStage:
         if answer is None:
             return [fleet.stale(one.alarm) for one in alarms]
         groups = self._with_ours(answer, alarms)
-        nothing: dict[str, fleet.GroupView] = {}
-        return [
-            fleet.build(
-                one.identity.device,
-                one.alarm,
-                one.received_s,
-                answer.devices.get(one.identity.device),
-                groups if one.alarm.state == "begin" else nothing,
-                answer.published,
-                self._window_s,
+        moments: dict[tuple[str, int], fleet.Moment] = {}
+        found = []
+        for one in alarms:
+            view = answer.devices.get(one.identity.device)
+            group, together = None, NOBODY
+            if view is not None and one.alarm.state == "begin":
+                group, key = groups[view.group], (view.group, int(one.received_s))
+                if key not in moments:
+                    moments[key] = fleet.moment(group.alarms, key[1], self._window_s)
+                together = moments[key]
+            found.append(
+                fleet.build(
+                    one.identity.device,
+                    one.alarm,
+                    one.received_s,
+                    view,
+                    group,
+                    together,
+                    answer.published,
+                    self._window_s,
+                )
             )
-            for one in alarms
-        ]
+        return found
 
     def _with_ours(self, answer: Answer, alarms: Sequence[_Alarm]) -> dict[str, fleet.GroupView]:
         """The groups, with alarms that we have seen and the store may not have yet."""

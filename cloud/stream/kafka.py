@@ -6,6 +6,7 @@ An unreachable broker is an ordinary state: what cannot be done now says so with
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -109,10 +110,15 @@ class Reader:
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        messages = [first]
-        if most > 1:
-            messages += self._consumer.consume(most - 1, timeout=min(wait_s, gather_s))
-        return [record for record in map(self._record, messages) if record is not None]
+        records = [record for record in (self._record(first),) if record is not None]
+        until = time.monotonic() + min(wait_s, gather_s)
+        while len(records) < most:
+            # What is no record (an end of a partition) takes a place in the library's answer, so it is asked until it has no more.
+            more = self._consumer.consume(most - len(records), timeout=max(0.0, until - time.monotonic()))
+            if not more:
+                break
+            records += [record for record in map(self._record, more) if record is not None]
+        return records
 
     def close(self) -> None:
         """Leave the broker."""

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.stream.context import Beginning, DeviceView, GroupView, Usual, at_once, build, lift, stale, usual_share
+from cloud.stream.context import (
+    Beginning,
+    DeviceView,
+    GroupView,
+    Moment,
+    Usual,
+    build,
+    lift,
+    moment,
+    stale,
+    usual_share,
+)
 from cloud_events import DIGEST, alarm
 
 WEEK_S = 604_800.0
 T = 1_000_000.0
+NOBODY = Moment(set(), {})
 
 
 def view(**changes: object) -> DeviceView:
@@ -38,7 +50,9 @@ def test_who_alarms_at_the_same_time() -> None:
         begun("d5", T - 5000, is_open=True),
         begun("d2", T - 10, "acc.z"),
     ]
-    assert at_once("d1", T, alarms, 60.0) == {"d2": {"motor.m1", "acc.z"}, "d3": {"acc.z"}, "d5": {"motor.m1"}}
+    found = moment(alarms, int(T), 60.0)
+    assert found.devices == {"d1", "d2", "d3", "d5"}
+    assert found.of_channel == {"motor.m1": {"d1", "d2", "d5"}, "acc.z": {"d2", "d3"}}
 
 
 def test_usual_share_of_a_group() -> None:
@@ -58,7 +72,8 @@ def test_context_of_an_alarm() -> None:
     # 41 heard, itself one of them; d2 and d3 alarm, d3 on another channel; usual: one device in a hundred.
     group = GroupView(41, (begun("d2", T), begun("d3", T, "acc.z"), begun("d1", T)), Usual(0, WEEK_S, 100, WEEK_S))
     published = {("mine", 1, DIGEST): T - 500.0, ("mine", 1, "0" * 64): T - 900.0}
-    found = build("d1", alarm(score=3.0, threshold=2.0), T, view(), {"mine": group}, published, 60.0)
+    together = moment(group.alarms, int(T), 60.0)
+    found = build("d1", alarm(score=3.0, threshold=2.0), T, view(), group, together, published, 60.0)
     assert (found.group, found.labels, found.score_ratio) == ("mine", {"site": "north"}, 1.5)
     assert (found.peers, found.peers_alarming, found.peers_same_channel) == (40, 2, 1)
     assert found.lift == pytest.approx(3 / 1.4)  # (2 + 1) / (.01 * 40 + 1)
@@ -67,18 +82,18 @@ def test_context_of_an_alarm() -> None:
 
 
 def test_a_release_of_nobody_we_know_has_no_age() -> None:
-    assert build("d1", alarm(release=9), T, view(), {}, {("mine", 1, DIGEST): 0.0}, 60.0).release_age_s == 0.0
+    assert build("d1", alarm(release=9), T, view(), None, NOBODY, {("mine", 1, DIGEST): 0.0}, 60.0).release_age_s == 0.0
 
 
 def test_peers_that_alarm_are_there_whatever_their_summaries_say() -> None:
     group = GroupView(1, tuple(begun(f"d{n}", T) for n in range(2, 7)), Usual(0, 0.0, 6, 0.0))
-    found = build("d1", alarm(), T, view(), {"mine": group}, {}, 60.0)
+    found = build("d1", alarm(), T, view(), group, moment(group.alarms, int(T), 60.0), {}, 60.0)
     assert (found.peers, found.peers_alarming) == (5, 5)
 
 
 def test_an_end_asks_nothing_of_the_peers_and_a_stranger_has_no_group() -> None:
-    assert build("d1", alarm(state="end"), T, view(), {}, {}, 60.0).peers == 0
-    assert build("d1", alarm(), T, None, {}, {}, 60.0).group == ""
+    assert build("d1", alarm(state="end"), T, view(), None, NOBODY, {}, 60.0).peers == 0
+    assert build("d1", alarm(), T, None, None, NOBODY, {}, 60.0).group == ""
 
 
 def test_without_the_store_only_what_the_alarm_says() -> None:
