@@ -68,7 +68,8 @@ def main() -> None:
     for name, row in figures.items():
         verdict = {None: "", True: "met", False: "MISSED"}[row["met"]]
         goal = "" if row["goal"] is None else f"goal {row['goal']:g}"
-        print(f"{name:<64} {row['value']:>12,.4f} {row['unit']:<24} {goal:<10} {verdict}")
+        value = "none" if row["value"] is None else f"{row['value']:,.4f}"
+        print(f"{name:<64} {value:>12} {row['unit']:<24} {goal:<10} {verdict}")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def figures(
 def over_seeds(each: list[Figures]) -> Figures:
     """Each figure's worst (a run that gave no model is the worst of all) and `.mean`; the least of what a fault stands out by."""
     found: Figures = {}
-    for name, first in each[0].items():
+    for name in dict.fromkeys(name for one in each for name in one):
         rows = [one[name] for one in each if name in one]  # a run that gave no model has no further figures
         failed = [row for row in rows if row["value"] is None]
         if failed:
@@ -233,8 +233,8 @@ def over_seeds(each: list[Figures]) -> Figures:
             continue
         values = [row["value"] for row in rows]
         worst = min(values) if name.endswith(".fault") else max(values)
-        found[name] = figure(worst, first["unit"], first["goal"])
-        found[f"{name}.mean"] = figure(float(np.mean(values)), first["unit"])
+        found[name] = figure(worst, rows[0]["unit"], rows[0]["goal"])
+        found[f"{name}.mean"] = figure(float(np.mean(values)), rows[0]["unit"])
     return found
 
 
