@@ -170,18 +170,15 @@ def handed(messages: Iterable[Message]) -> Iterator[Message]:
     them, which are bytes, are shared by all messages with one content.
     """
     content: RecordDict | None = None
-    arrays: dict[str, dict[str, Array]] = {}
+    records: dict[str, ArrayRecord | ConfigRecord] = {}
     for message in messages:
         if message.content is not content:
             content = message.content
-            arrays = {
-                name: {part: _Decoded(array) for part, array in record.items()}
-                for name, record in content.array_records.items()
-            }
-        own = RecordDict({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
-        for name, record in arrays.items():
-            own[name] = ArrayRecord()
-            own.array_records[name].update(record)
+            records = {**content.config_records}
+            for name, record in content.array_records.items():
+                records[name] = shared = ArrayRecord()
+                shared.update({part: _Decoded(array) for part, array in record.items()})
+        own = RecordDict({name: record.copy() for name, record in records.items()})
         yield make_message(copy.copy(message.metadata), own)
 
 
