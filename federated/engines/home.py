@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_to_proto, recorddict_to_proto
-from flwr.common.serde_utils import metadata_to_proto
+from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -192,6 +194,28 @@ def _sizes(messages: Iterable[Message]) -> Iterator[int]:
             content = message.content
             content_bytes = ProtoMessage(content=recorddict_to_proto(content)).ByteSize()
         yield head + content_bytes
+
+
+def pack_content(content: RecordDict) -> bytes:
+    """What many messages may carry, as Flower's protobuf."""
+    packed: bytes = recorddict_to_proto(content).SerializeToString()
+    return packed
+
+
+def unpack_content(packed: bytes) -> RecordDict:
+    """The inverse of `pack_content`."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(packed))
+
+
+def pack_head(message: Message) -> bytes:
+    """A message without its content, as Flower's protobuf."""
+    packed: bytes = metadata_to_proto(message.metadata).SerializeToString()
+    return packed
+
+
+def unpack_head(packed: bytes, content: RecordDict) -> Message:
+    """A message of that head and content, which is not copied."""
+    return make_message(metadata_from_proto(ProtoMetadata.FromString(packed)), content)
 
 
 def failure(to: Message, reason: str) -> Message:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GROUP_BYTES = 4 << 20  # of weights, slopes and two moments: more clients gain little, and leave the cache
 MOST = 64  # clients of a group
 THREADS = 4  # at most: a simulation is not alone on its machine
+SHARERS = "COVEY_LEARNERS"  # environment: processes of one engine that train at the same time
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def train_many(
 
 
 def processors() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those this process may use: all, or its part of them where an engine started several like it."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get(SHARERS, "1")))
 
 
 def _most(weights: Weights, count: int, threads: int) -> int:
