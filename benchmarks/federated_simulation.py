@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,17 @@ def ours(folder: Path) -> dict[str, float]:
     from flwr.supercore.task_identity import TaskIdentity
 
     from federated.engines.home import RUN_ID
-    from federated.engines.simulation import SimulationGrid
+    from federated.engines.learners import simulation
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, 1  # as run_server does
     files = devices_in(folder)
-    found = play(SimulationGrid({path: {"files": json.dumps([path])} for path in files}), len(files))
-    return {**found, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    with ExitStack() as stack:
+        grid = simulation({path: {"files": json.dumps([path])} for path in files}, threading.Event(), None, stack)
+        found = play(grid, len(files))
+    learners = len(getattr(grid, "processes", ()))
+    largest_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if learners else 0  # of one of them
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + learners * largest_kb
+    return {**found, "peak_mb": peak_kb / 1024}
 
 
 def ray(folder: Path) -> dict[str, float]:
