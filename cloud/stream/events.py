@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from cloud.store.writer import Received, Refused
+from cloud.stream.quick import summary
 from covey import topics, wire
 from covey.errors import WireError
 
@@ -24,6 +25,9 @@ class _Id(msgspec.Struct):
 def decode(record: Record) -> Received | Refused:
     """One message as an event, or the reason why it is none."""
     received_s = record.received_s or time.time()
+    quick = summary(record.key, record.value) if record.topic == topics.SUMMARIES else None
+    if quick is not None:
+        return Received(quick[0], quick[1], quick[1].data, record.value, received_s, record.topic)
 
     def refuse(reason: str, detail: str) -> Refused:
         return Refused(reason, detail, record.topic, record.value, received_s, _readable(record))
