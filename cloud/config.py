@@ -96,7 +96,7 @@ class CloudConfig(Struct, frozen=True):
     repository_dir: str = DEFAULT_REPOSITORY_DIR
     base_url: str = DEFAULT_BASE_URL  # of `covey cloud serve`, as devices see it
     ack_after: Literal["kafka", "store"] = "kafka"  # store: what is committed comes back on covey.acks
-    batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 5_000  # at most; so many only while a stage is behind
+    batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 20_000  # at most; so many only while a stage is behind
     batch_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100
     stages: str = ",".join(STAGES)  # which parts this process runs
     consumer_group: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "covey"  # prefix of the stages' groups

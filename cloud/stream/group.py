@@ -35,7 +35,7 @@ _log = logging.getLogger("cloud.group")
 NEW_PARTITIONS_S = 5.0  # how often to look for topics and partitions that have appeared
 SESSION_MS = 10_000  # a member that is silent for so long has lost its partitions
 TRANSACTION_MS = 10_000  # a transaction that nobody ends holds readers back for so long
-QUEUED_KB = 16_384  # fetched and not yet processed
+QUEUED_KB = 65_536  # fetched and not yet processed
 WAIT_S = 10.0  # for one step of a transaction
 
 

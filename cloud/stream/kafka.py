@@ -216,14 +216,15 @@ def record_of(message: Message) -> Record:
     """A message that carries no error."""
     kind, timestamp_ms = message.timestamp()
     key = message.key() or b""
-    return Record(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        key=(key if isinstance(key, bytes) else key.encode()).decode("utf-8", "replace"),
-        value=_bytes(message.value()),
-        received_s=timestamp_ms / 1000 if kind and timestamp_ms > 0 else 0.0,
-        trace=_trace(message.headers()),
+    value, headers = message.value(), message.headers()
+    return Record(  # by place: a name for each costs a tenth of a batch's receipt
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        (key if isinstance(key, bytes) else key.encode()).decode("utf-8", "replace"),
+        value if isinstance(value, bytes) else _bytes(value),
+        timestamp_ms / 1000 if kind and timestamp_ms > 0 else 0.0,
+        _trace(headers) if headers else "",
     )
 
 
