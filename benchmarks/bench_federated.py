@@ -51,6 +51,11 @@ def figures_of(part: str, data: Path, seeds: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _shown(value: object) -> str:
+    """A figure, or words where there is none to count."""
+    return f"{value:,.4f}" if isinstance(value, (int, float)) else str(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append")
@@ -67,8 +72,8 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, covey {version('covey')}")
     for name, row in figures.items():
         verdict = {None: "", True: "met", False: "MISSED"}[row["met"]]
-        goal = "" if row["goal"] is None else f"goal {row['goal']:g}"
-        value = "none" if row["value"] is None else f"{row['value']:,.4f}"
+        goal = "" if row["goal"] is None else f"goal {_shown(row['goal'])}"
+        value = "none" if row["value"] is None else _shown(row["value"])
         print(f"{name:<64} {value:>12} {row['unit']:<24} {goal:<10} {verdict}")
 
 

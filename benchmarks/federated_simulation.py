@@ -4,12 +4,12 @@ round      1,000 clients x 1 round of the same ClientApp on the same files and t
            weights, the plan's defaults): Flower's simulation (Ray, one client a core at a time) and ours, by turns in one
            run, each in a process of its own. Timed from the question to the last answer: neither's start counts, which
            favours Ray (it takes another 5 s). CPU-seconds are of all processes. On a busy machine both suffer.
-many       10,000 clients, the same round, then the mean of their updates: peak resident memory of the one process
+many       10,000 clients, the same round, then the mean of their updates: peak resident memory, ours and the learners' added up
 
 Ray is installed into an environment of its own (.covey/bench-ray, 500 MB) the first time. Where that fails the figures
 of `round` are not there, and why is said on stderr.
 
-What it does not show: GPUs; models of a million weights, where both wait for BLAS; the evaluation of a whole run.
+What it does not show: GPUs; models of a million weights, where both wait for BLAS; the evaluation of a whole run, in neither part.
 
     .venv/bin/python benchmarks/federated_simulation.py
     .venv/bin/python benchmarks/federated_simulation.py --only many --json

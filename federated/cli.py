@@ -45,7 +45,7 @@ def train(
         str | None,
         typer.Option(
             "--engine",
-            help="simulation (files or rings, this process), local (rings, a process each) or flower (a SuperLink's).",
+            help="simulation (files or rings, here), local (rings, a process each) or flower (a SuperLink's).",
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="1; pca needs no more.")] = None,

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from covey.bundle import Features, Inputs, read_bundle
 from covey.errors import AggregationError, ProcessError
-from federated.config import DenseOptions, Job, PcaOptions, Plan, write_struct
+from federated.config import DenseOptions, Gates, Job, PcaOptions, Plan, write_struct
 from federated.engines import learners
 from federated.engines.home import RUN_ID, run_server
 from federated.engines.learners import LearnersGrid, simulation
@@ -33,7 +33,14 @@ INPUTS = Inputs(list(CHANNELS), 1.0, 4, 1, Features("lag"))
 PLANS = {
     "pca": Plan("pca", features="lag", window=4, commission_windows=50, pca=PcaOptions(keep=4)),
     "dense-ae": Plan(
-        "dense-ae", window=4, rounds=2, commission_windows=50, compress="topk", dense=DenseOptions([4, 2, 4], epochs=3)
+        "dense-ae",
+        window=4,
+        rounds=6,
+        commission_windows=50,
+        compress="topk",
+        keep=0.25,
+        gates=Gates(int8_error=1, int8_bias=1, false_alarms=1),
+        dense=DenseOptions([4, 2, 4], epochs=4, learning_rate=0.02),
     ),
 }
 
@@ -85,7 +92,7 @@ def test_devices_answer_as_in_one_process_whatever_their_number(devices, count):
 
 
 def test_a_run_of_several_rounds_makes_the_same_bundle(devices, tmp_path):
-    """Round 2 sends differences: each device must find what it remembers of round 1."""
+    """From round 2 on the server sends differences: each device must find what it remembers of round 1."""
     bundles = []
     plan = replace(
         PLANS["dense-ae"], compress="int8", dense=DenseOptions([6, 4, 6], epochs=40)
@@ -138,7 +145,7 @@ def test_a_process_that_is_killed_ends_the_run_and_all_processes(devices):
         grid = stack.enter_context(LearnersGrid(devices))
         pids = [process.pid for process in grid.processes]
         os.kill(pids[1], signal.SIGKILL)
-        with pytest.raises(ProcessError, match=f"process {pids[1]} ended with -?9? ?.*before it answered"):
+        with pytest.raises(ProcessError, match=f"process {pids[1]} ended with .* before it answered"):
             grid.send_and_receive(round_of(grid, "dense-ae"), timeout=60)
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
