@@ -191,17 +191,38 @@ def status(store: Store = None, as_json: AsJson = False) -> None:
         output.print_pairs(row)
 
 
-@app.command(epilog="Example: covey cloud export --store covey.db --out events.jsonl")
+@app.command(epilog="Example: covey cloud export alarms --from 2026-12-01 --format parquet --out alarms.parquet")
 def export(
-    out: Annotated[Path, typer.Option("--out", help="File to write; - for stdout.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; - for stdout, without a table.")],
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="Whole rows of a table; without one, a line per event.")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Date or time (UTC) of the first row.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Date or time (UTC) before which the last lies.")] = None,
+    form: Annotated[str, typer.Option("--format", help="jsonl or parquet.")] = "jsonl",
     store: Store = None,
 ) -> None:
-    """Write one JSON line per stored event: device, outbox, seq, kind, time, sha256, received_s."""
-    from cloud.store import reader
+    """Write a table's rows (events, summaries, hours, alarms, ...) of a time range, whole or not at all.
 
-    with opened(store) as engine, _target(out) as file:
-        for line in reader.export(engine):
-            file.write(line)
+    Without a table: one JSON line per stored event with device, outbox, seq, kind, time, sha256, received_s.
+    """
+    from cloud.store import export as exporting
+    from cloud.store import reader
+    from covey.errors import UsageError
+
+    if form not in ("jsonl", "parquet"):
+        raise UsageError(f"--format: jsonl or parquet expected, {form[:40]!r} received")
+    if table is None:
+        if form != "jsonl" or from_ is not None or to is not None:
+            raise UsageError(f"export: a table expected with --format, --from or --to: {', '.join(exporting.TIMES)}")
+        with opened(store) as engine, _target(out) as file:
+            for line in reader.export(engine):
+                file.write(line)
+        return
+    from_s, to_s = lineage_cli.time_of("--from", from_), lineage_cli.time_of("--to", to)
+    with opened(store) as engine:
+        count = exporting.export(engine, table, out, "parquet" if form == "parquet" else "jsonl", from_s, to_s)
+    typer.echo(f"{count} rows of {table}", err=True)
 
 
 @contextmanager

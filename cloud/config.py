@@ -34,6 +34,26 @@ class EnrichModel(Struct, frozen=True):
     features: Annotated[list[str], Meta(min_length=1, max_length=256)]  # names, docs/routing.md; F of them
 
 
+Days = Annotated[float, Meta(ge=0, le=36_500)]
+
+
+class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Table `[retention]`: how long the store keeps what (docs/store.md), in days since receipt; 0: for ever."""
+
+    events_days: Days = 30.0  # summaries and status as devices wrote them; summaries live on in `hours`
+    alarms_days: Days = 400.0  # alarms that have ended, with their events, context and verdicts
+    hours_days: Days = 0.0
+    learning_days: Days = 400.0  # steps of the loop, rounds of training
+    deliveries_days: Days = 30.0  # to webhooks and mailboxes, delivered or given up
+    dead_letters_days: Days = 30.0
+
+    def __post_init__(self) -> None:
+        """Rules between keys."""
+        if self.alarms_days and self.alarms_days < self.events_days:
+            msg = f"retention: alarms_days not below events_days ({self.events_days:g}) expected, {self.alarms_days:g} received"
+            raise ValueError(msg)
+
+
 class ConsoleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Table `[console]`: `covey cloud console` (docs/console.md)."""
 
@@ -113,6 +133,7 @@ class CloudConfig(Struct, frozen=True):
     tls_cert: str = ""  # PEM chain; "": plain HTTP, what is served is signed anyway
     tls_key: str = ""
     console: ConsoleConfig = ConsoleConfig()
+    retention: RetentionConfig = RetentionConfig()
 
     def __post_init__(self) -> None:
         """Rules between keys."""

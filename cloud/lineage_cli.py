@@ -40,7 +40,7 @@ def lineage(
         raise MissingExtra("lineage", error.name or "openlineage") from error
     count = 0
     with show_cli.opened(store) as engine:
-        found = events(engine, _time("--from", from_), _time("--to", to))
+        found = events(engine, time_of("--from", from_), time_of("--to", to))
         if url is not None:
             for event in found:
                 _send(url, Serde.to_json(event))
@@ -79,7 +79,8 @@ def _send(url: str, body: str) -> None:
         raise LinkError(f"{where}: {error}") from error
 
 
-def _time(option: str, text: str | None) -> float | None:
+def time_of(option: str, text: str | None) -> float | None:
+    """A date or time in UTC as seconds since the epoch; None where nothing is given."""
     if text is None:
         return None
     try:

@@ -18,6 +18,7 @@ from prometheus_client import generate_latest
 
 from cloud.learn import desired
 from cloud.learn.releases import Repository
+from cloud.store import retention
 from cloud.store.schema import open_store
 from cloud.stream import instance, rules_file
 from cloud.stream.consume import StoreStage
@@ -97,6 +98,9 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
         parts = [made(one) for one in stages]
         if "deliver" in names and routing is not None:
             parts.append(Part(Deliver.name, Deliver(routing, engine, metrics, stop).run, failed))
+
+        if "store" in names:
+            parts.append(Part("retention", partial(retention.run, config.retention, engine, stop), failed))
 
         def state() -> dict[str, str]:
             running = {part.name: part.is_alive() for part in parts}
