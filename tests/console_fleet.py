@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+# Root needs no-sandbox; the others keep it from asking the network for what nobody here wants.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 GROUPS = ("harbour-east", "mine-04", "orchard-7")
 
 

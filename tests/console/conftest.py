@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from console_fleet import of_fleet
+from console_fleet import FLAGS, of_fleet
 from processes import absent
 
 if TYPE_CHECKING:
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from console_rig import Console
-
-# Root needs no-sandbox; the others keep it from asking the network for what nobody here wants.
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
