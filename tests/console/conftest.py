@@ -1,4 +1,4 @@
-"""A Chromium for the session, and a console with a lively store."""
+"""A Chromium for a file's tests, and a console with a lively store."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from console_rig import Console
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
+    """Debian's Chromium, headless. Not for the session: while it is open, an event loop runs in this thread, and other files run their own."""
     path = shutil.which("chromium")
     if path is None:
         absent("chromium", "of Debian's package chromium")
