@@ -116,7 +116,7 @@ def run(
 
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
     service.run(settings, runtime.install_stop())
 
 
@@ -148,7 +148,7 @@ def serve(
 
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
 
     def ready(bound: int) -> None:
         print(bound, flush=True)

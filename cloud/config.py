@@ -132,6 +132,7 @@ class CloudConfig(Struct, frozen=True):
     serve_threads: Annotated[int, Meta(ge=1, le=1024)] = 64  # connections at a time
     tls_cert: str = ""  # PEM chain; "": plain HTTP, what is served is signed anyway
     tls_key: str = ""
+    log_json: bool = False  # one JSON object per log line, of every process that this configures
     console: ConsoleConfig = ConsoleConfig()
     retention: RetentionConfig = RetentionConfig()
 

@@ -185,7 +185,8 @@ class Deliver:
         self._metrics.delivery_seconds.labels(target).observe(time.monotonic() - began)
         self._metrics.deliveries.labels(target, "taken" if answer.taken else "failed").inc(len(due))
         if not answer.taken:
-            _log.warning("%s: %s: %s", target, due[0].identity, answer.error)
+            about = {"device": due[0].identity.device, "stage": self.name}
+            _log.warning("%s: %s: %s", target, due[0].identity, answer.error, extra=about)
         return answer
 
     def _settle(self, done: Sequence[tuple[Sequence[Due], webhook.Answer]]) -> None:

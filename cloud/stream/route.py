@@ -6,6 +6,7 @@ its rows there. Quiet times count receipts of alarms, not the clock, so that doi
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from cloud.stream.kafka import Place, Record
     from cloud.stream.rules_file import Routing
     from covey.tracing import Tracing
+
+_log = logging.getLogger("cloud.route")
 
 TOPIC_OF_LEVEL: dict[str, str] = {"high": topics.ALARMS_HIGH, "low": topics.ALARMS_LOW}
 
@@ -94,6 +97,14 @@ class RouteStage:
             bodies = self._write_down(bodies)
         for one, body in bodies:
             out.append(Out(TOPIC_OF_LEVEL[one.level], one.identity.device, body, one.traceparent))
+            alarm = one.data.alarm
+            about = {
+                "trace_id": alarm.trace_id,
+                "device": one.identity.device,
+                "alarm_id": alarm.alarm_id,
+                "stage": self.name,
+            }
+            _log.debug("alarm %s: %s, to %s", alarm.state, one.level, ", ".join(one.targets) or "nobody", extra=about)
             counts[one.level] = counts.get(one.level, 0) + 1
         return Made(out, {word: n for word, n in counts.items() if n})
 
