@@ -12,7 +12,9 @@ import cloud_events as ev
 import console_rig as rig
 from cloud.desk import devices as desk
 from cloud.desk import judge
+from cloud.store.schema import open_store
 from cloud.store.writer import write_batch
+from servers import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,9 +25,20 @@ if TYPE_CHECKING:
 DEVICES = [f"s{number:02d}" for number in range(30)]
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[tuple[rig.Console, Engine]]:
-    url, engine = rig.new_store(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres(tmp_path_factory.mktemp("postgres")) as started:
+        yield started
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[rig.Console, Engine]]:
+    if request.param == "postgres":
+        url = request.getfixturevalue("server").database()
+        engine = open_store(url)
+        rig.fill(engine)
+    else:
+        url, engine = rig.new_store(tmp_path)
     with rig.Console(tmp_path, url, requests_per_s=1000) as console:
         yield console, engine
     engine.dispose()
