@@ -104,6 +104,8 @@ def write_batch(
     received: Sequence[Received],
     refused: Sequence[Refused] = (),
     letters: Sequence[Letter] = (),
+    *,
+    tell_safe: bool = True,
 ) -> Applied:
     """Put a batch into the store: all of it, with the offsets, or nothing.
 
@@ -114,6 +116,7 @@ def write_batch(
         received: events in any order.
         refused: what could not be decoded; becomes dead letters.
         letters: dead letters that Kafka has already.
+        tell_safe: whether `Applied.safe` is asked for.
 
     Raises:
         StoreError: nothing was written; the same batch may be tried again.
@@ -149,8 +152,10 @@ def write_batch(
             {DUPLICATES_REFUSED: parts.repeated, CONFLICTS: len(parts.conflicts), UNDECODABLE: len(refused)},
         )
         _save_offsets(connection, broker, offsets)
-    safe = dict.fromkeys(one.identity for one in events)
-    safe |= dict.fromkeys(one.identity for one in refused if one.identity is not None)
+    safe: dict[wire.Identity, None] = {}
+    if tell_safe:
+        safe = dict.fromkeys(one.identity for one in events)
+        safe |= dict.fromkeys(one.identity for one in refused if one.identity is not None)
     return Applied(list(safe), len(parts.new), parts.repeated, len(parts.conflicts), len(refused))
 
 

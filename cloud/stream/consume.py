@@ -124,7 +124,8 @@ class StoreStage:
         received = [one for one in decoded if isinstance(one, Received)]
         refused = [one for one in decoded if isinstance(one, Refused)]
         letters = [one for one in decoded if isinstance(one, Letter)]
-        return write_batch(self._engine, broker, offsets, received, refused, letters)
+        safe = self._config.ack_after == "store"
+        return write_batch(self._engine, broker, offsets, received, refused, letters, tell_safe=safe)
 
     def _try_alone(self, broker: str, one: Decoded) -> Decoded | None:
         """Put one message in without its offset (the batch will find it stored), or refuse it."""

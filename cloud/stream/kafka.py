@@ -117,7 +117,7 @@ class Reader:
             more = self._consumer.consume(most - len(records), timeout=max(0.0, until - time.monotonic()))
             if not more:
                 break
-            records += [record for record in map(self._record, more) if record is not None]
+            records += [record for one in more if (record := self._record(one)) is not None]
         return records
 
     def close(self) -> None:
