@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloud import command_cli, releases_cli, rounds_cli, show_cli
+from cloud import (
+    command_cli,
+    console_cli,
+    desk_cli,
+    devices_cli,
+    releases_cli,
+    rounds_cli,
+    show_cli,
+    store_cli,
+)
 from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
 from covey.errors import DataError
 
@@ -27,8 +36,12 @@ app = typer.Typer(
 )
 app.add_typer(releases_cli.app, name="releases")
 app.add_typer(rounds_cli.app, name="rounds")
+app.add_typer(devices_cli.app, name="devices")
+app.add_typer(store_cli.app, name="store")
 show_cli.register(app)
 command_cli.register(app)
+desk_cli.register(app)
+console_cli.register(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")]
 Repository = Annotated[str | None, typer.Option("--repository-dir", help="Folder of the release repository.")]
@@ -114,33 +127,6 @@ def serve(
         print(bound, flush=True)
 
     server.run(settings, runtime.install_stop(), ready if settings.serve_port == 0 else None)
-
-
-@app.command(epilog="Example: covey cloud devices --store covey.db --json")
-def devices(store: Store = None, as_json: AsJson = False) -> None:
-    """Every device: what it runs, what is wanted of it, what it has sent."""
-    from cloud import output
-    from cloud.store import reader
-
-    with opened(store) as engine:
-        rows = reader.fleet(engine)
-    if as_json:
-        output.print_json(rows)
-        return
-    columns = (
-        "device",
-        "group",
-        "online",
-        "release",
-        "wanted",
-        "runtime",
-        "state",
-        "windows",
-        "alarms",
-        "open",
-        "seen",
-    )
-    output.print_table(columns, [show_cli.device_cells(row) for row in rows])
 
 
 @app.command(epilog="Example: covey cloud alarms --store covey.db --device drone-3 --open")

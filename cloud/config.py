@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, structs
 
@@ -19,6 +21,52 @@ DEFAULT_GROUP = "default"
 
 # fullmatch only: a group is part of a file's path and of a URL's.
 _GROUP = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+
+
+class ConsoleConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Table `[console]`: `covey cloud console` (docs/console.md)."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8300  # 0: any free one, said on stdout
+    tls_cert: str = ""  # PEM chain; "": plain HTTP, behind a proxy or on loopback
+    tls_key: str = ""
+    public_url: str = ""  # as browsers see it, where that is not http(s)://host:port; OIDC returns to it
+    trusted_proxies: list[str] = []  # addresses whose X-Forwarded-For and -Proto are believed
+    session_hours: Annotated[float, Meta(gt=0, le=720)] = 12.0
+    idle_hours: Annotated[float, Meta(gt=0, le=720)] = 2.0  # a session that asks nothing for so long ends
+    login_tries: Annotated[int, Meta(ge=1, le=1000)] = (
+        10  # per name over login_window_s; per address three times as many
+    )
+    login_window_s: Annotated[float, Meta(gt=0, le=86_400)] = 900.0
+    requests_per_s: Annotated[float, Meta(gt=0, le=1e6)] = 50.0  # per session; ten seconds' worth at once
+    oidc_issuer: str = ""  # https://, or http:// on loopback; OIDC when given
+    oidc_client_id: str = ""
+    oidc_client_secret_file: str = ""  # one line; "": a public client
+    oidc_scopes: str = "openid profile email"
+    oidc_claim: str = "groups"  # its values are looked up in oidc_roles
+    oidc_roles: dict[str, Literal["viewer", "operator", "admin"]] = {}
+    oidc_default_role: Literal["", "viewer", "operator", "admin"] = ""  # of who has no such value; "": refused
+    training: list[str] = []  # options of `covey federated train` for runs started from the console; []: none may be
+
+    def __post_init__(self) -> None:
+        """Rules between keys."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            msg = "console: tls_cert and tls_key are given together or not at all"
+            raise ValueError(msg)
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            msg = f"console: public_url: http:// or https:// expected, {self.public_url!r} received"
+            raise ValueError(msg)
+        if bool(self.oidc_issuer) != bool(self.oidc_client_id):
+            msg = "console: oidc_issuer and oidc_client_id are given together or not at all"
+            raise ValueError(msg)
+        if self.oidc_issuer and not _secure_url(self.oidc_issuer):
+            msg = f"console: oidc_issuer: https://, or http:// on loopback, expected, {self.oidc_issuer!r} received"
+            raise ValueError(msg)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return is_loopback(self.host)
 
 
 class CloudConfig(Struct, frozen=True):
@@ -44,6 +92,7 @@ class CloudConfig(Struct, frozen=True):
     serve_threads: Annotated[int, Meta(ge=1, le=1024)] = 64  # connections at a time
     tls_cert: str = ""  # PEM chain; "": plain HTTP, what is served is signed anyway
     tls_key: str = ""
+    console: ConsoleConfig = ConsoleConfig()
 
     def __post_init__(self) -> None:
         """Rules between keys."""
@@ -77,3 +126,16 @@ def file_problems(values: Mapping[str, object]) -> list[str]:
 def is_group(name: str) -> bool:
     """Whether `name` may be a group: 1-64 letters, digits, `.`, `_`, `-`, not beginning with a mark."""
     return _GROUP.fullmatch(name) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own, seen from itself only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _secure_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))

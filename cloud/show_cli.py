@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 REFRESH_S = 1.0
 
 
-@contextmanager
-def opened(url: str | None) -> Iterator[Engine]:
-    """An existing store, for a command's time; the one of `covey up` in this folder when nothing is said."""
+def store_url(url: str | None) -> str:
+    """The store that is meant: the one of `covey up` in this folder when nothing is said."""
     from pathlib import Path
 
     from cloud.config import DEFAULT_STORE
-    from cloud.store.schema import open_store
     from covey.stack import DEFAULT_DIR, STORE_FILE
 
     here = Path(DEFAULT_DIR) / STORE_FILE
-    engine = open_store(url or (str(here) if here.exists() else DEFAULT_STORE), create=False)
+    return url or (str(here) if here.exists() else DEFAULT_STORE)
+
+
+@contextmanager
+def opened(url: str | None) -> Iterator[Engine]:
+    """An existing store, for a command's time."""
+    from cloud.store.schema import open_store
+
+    engine = open_store(store_url(url), create=False)
     try:
         yield engine
     finally:

@@ -1,6 +1,7 @@
 """Configuration: a TOML file, then `COVEY_<ROLE>_<KEY>`, then options, into one frozen struct.
 
-Unknown keys are refused, and one message names every bad key. Secrets come by file path only.
+Unknown keys are refused, and one message names every bad key. Secrets come by file path only. A key that is itself a struct is a
+table of the file ([console]); environment and options name its keys with the table before them: `console_port`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def explain(
     where = str(path) if path is not None else f"{role} configuration"
     problems: list[str] = []
     values: dict[str, tuple[object, str, str]] = {}  # key -> value, said by, source
+    put = _Putter(hints, values).put
     read, lines = _read(path) if path is not None else ({}, {})
     for key, value in read.items():
         if key in fields:
@@ -100,14 +102,12 @@ def explain(
     prefix = f"COVEY_{role.upper()}_"
     for name, text in sorted((os.environ if environ is None else environ).items()):
         key = name.removeprefix(prefix).lower()
-        if name.startswith(prefix) and key in fields:
-            values[key] = (text, name, f"environment {name}")
-        elif name.startswith(prefix):
+        if name.startswith(prefix) and not put(key, text, name, f"environment {name}"):
             problems.append(f"unknown variable {name}")
     for key, value in (options or {}).items():
         if value is not None:
             flag = (flags or {}).get(key, f"--{key.replace('_', '-')}")
-            values[key] = (value, flag, f"option {flag}")
+            put(key, value, flag, f"option {flag}")
     ready: dict[str, object] = {}
     for key, (value, said_by, _) in values.items():
         try:
@@ -132,6 +132,31 @@ def explain(
     ]
 
 
+class _Putter:
+    """Settles keys by their flat names: a table's key `port` is `console_port`."""
+
+    def __init__(self, hints: Mapping[str, Any], values: dict[str, tuple[object, str, str]]) -> None:
+        self._hints, self._values = hints, values
+        self._inner = {
+            f"{table}_{f.name}": (table, f.name)
+            for table, hint in hints.items()
+            if _is_struct(hint)
+            for f in msgspec.structs.fields(hint)
+        }
+
+    def put(self, key: str, value: object, said_by: str, source: str) -> bool:
+        """Settle one; False: there is no such key."""
+        if key in self._hints:
+            self._values[key] = (value, said_by, source)
+            return True
+        if key not in self._inner:
+            return False
+        table, name = self._inner[key]
+        before = self._values.get(table, ({}, table, ""))[0]
+        self._values[table] = ({**(before if isinstance(before, dict) else {}), name: value}, table, source)
+        return True
+
+
 def _default(field: msgspec.structs.FieldInfo) -> object:
     """A key's default; None where it has none."""
     if field.default_factory is not msgspec.NODEFAULT:
@@ -141,17 +166,20 @@ def _default(field: msgspec.structs.FieldInfo) -> object:
 
 def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationError) -> list[str]:
     """What is wrong with one key's value; of tables ([[key]], or [key.name]) every key of every table."""
-    table = next((a for a in get_args(hint) if isinstance(a, type) and issubclass(a, msgspec.Struct)), None)
+    single = _is_struct(hint)
+    table = hint if single else next((a for a in get_args(hint) if _is_struct(a)), None)
     if table is None:
         return [f"{said_by}: {_lower(error)}"]
     named = get_origin(hint) is dict
     kind, shape = (dict, f"[{said_by}.NAME]") if named else (list, "[[...]]")
+    if single:
+        kind, shape, value = list, f"[{said_by}]", [value]
     if not isinstance(value, kind) or not all(isinstance(row, dict) for row in _rows(value).values()):
         return [f"{said_by}: tables in the TOML file expected ({shape}), {type(value).__name__} given"]
     hints = get_type_hints(table, include_extras=True)
     required = [f.name for f in msgspec.structs.fields(table) if f.required]
     problems: list[str] = []
-    for where, row in ((f"{said_by}{name}", row) for name, row in _rows(value).items()):
+    for where, row in ((said_by if single else f"{said_by}{name}", row) for name, row in _rows(value).items()):
         problems += [f"{where}: unknown key {key!r}" for key in row if key not in hints]
         problems += [f"{where}: missing key {key!r}" for key in required if key not in row]
         for key in sorted(hints.keys() & row.keys()):
@@ -160,6 +188,10 @@ def _wrong(said_by: str, value: object, hint: Any, error: msgspec.ValidationErro
             except msgspec.ValidationError as wrong:
                 problems.append(f"{where}.{key}: {_lower(wrong)}, {str(row[key])[:60]!r} given")
     return problems or [f"{said_by}: {_lower(error)}"]
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 
 
 def _rows(value: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Anything that is not a CoveyError is a fault of ours and keeps its traceback.
     CoveyError                 exit 1
     |-- UsageError             exit 2: wrong options, missing files
     |   |-- ConfigError        exit 2: a configuration key or value
+    |   |-- UnknownName        exit 2: nothing is known by the name given
+    |   |-- NameTaken          exit 2: what was to be made is there already
     |   `-- MissingExtra       exit 2: the role's libraries are not installed
     |-- DataError              a data file (log, CSV, NPZ, ring) cannot be used
     |-- BundleError            a bundle is malformed or does not do what it promises
@@ -37,6 +39,14 @@ class UsageError(CoveyError):
 
 class ConfigError(UsageError):
     """A configuration file, variable or option is wrong; the message names every bad key."""
+
+
+class UnknownName(UsageError):  # states a fact
+    """A device, alarm, account or release that nobody knows by this name."""
+
+
+class NameTaken(UsageError):  # states a fact
+    """What was to be made is there already."""
 
 
 class MissingExtra(UsageError):  # states a fact

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from servers import Iotcore, Kafka, Mosquitto, Tansu
+from servers import Iotcore, Kafka, Mosquitto, Postgres, Tansu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,21 @@ def iotcore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iotcore]:
 def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
     with Tansu(tmp_path_factory.mktemp("tansu")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.broker)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a store that is not there yet, on each database that a store can be."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture

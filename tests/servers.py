@@ -1,6 +1,6 @@
 """Real servers for the tests, on free loopback ports, each in its own process, ended by pid.
 
-Mosquitto, Apache Kafka, and the two embedded brokers (iotcore, Tansu). Every class starts in `with`, can be killed as
+Mosquitto, Apache Kafka, PostgreSQL, and the two embedded brokers (iotcore, Tansu). Every class starts in `with`, can be killed as
 by a power cut (`kill9`), held (`pause`), and started again on the same port (`restart`) with what it kept on disk.
 A server that is not installed skips the test that asked for it; with COVEY_REQUIRE_SERVERS=1 (CI) that test fails.
 Nothing here fakes a server, and nothing connects to one that the tests did not start.
@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ __all__ = [
     "Kafka",
     "KafkaApi",
     "Mosquitto",
+    "Postgres",
     "Process",
     "Server",
     "Tansu",
@@ -290,6 +292,97 @@ class Kafka(KafkaApi):
         code = formatting.wait(60.0)
         if code != 0:
             raise ProcessError(formatting.name, f"ended with {code}", formatting.tail())
+
+
+class Postgres(Server):
+    """PostgreSQL of Debian's package: a cluster of its own on loopback, kept over `kill9`, gone at the end of `with`.
+
+    Args:
+        folder: for its log, and for its data where we are not root.
+        port: loopback port; a free one by default.
+        config: settings of postgresql.conf that are added to, or replace, ours.
+    """
+
+    name = "postgres"
+    USER = "covey"
+
+    def __init__(self, folder: Path, port: int | None = None, config: dict[str, str] | None = None) -> None:
+        # It refuses to run as root, and another user cannot reach into the test's folder.
+        self._own = Path(tempfile.mkdtemp(prefix="covey-postgres-")) if os.geteuid() == 0 else None
+        self.data = (self._own or folder) / "data"
+        self.config = config or {}
+        super().__init__(folder, port)
+
+    def command(self) -> list[str]:
+        # No fsync: a killed server's pages are the kernel's, and tests cut no power.
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", **self.config}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [*self._as_user(), self._binary("postgres"), "-D", str(self.data), "-p", str(self.port), *options]
+
+    def start(self) -> Self:
+        if not (self.data / "PG_VERSION").exists():
+            if self._own is not None:
+                shutil.chown(self._own, "postgres", "postgres")
+            command = [*self._as_user(), self._binary("initdb"), "-D", str(self.data), "-U", self.USER]
+            command += ["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+            making = Process("initdb", command, self.folder / "initdb.log").start()
+            code = making.wait(60.0)
+            if code != 0:
+                raise ProcessError(making.name, f"ended with {code}", making.tail())
+        return super().start()
+
+    def ready(self) -> bool:
+        import psycopg
+
+        if not accepts(self.port):
+            return False
+        try:
+            psycopg.connect(self._dsn("postgres")).close()
+        except psycopg.OperationalError:  # "the database system is starting up"
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it in good order, whoever is still connected (SIGINT: fast shutdown)."""
+        self.process.send(signal.SIGCONT)
+        self.process.send(signal.SIGINT)
+        self.process.stop()
+
+    def kill9(self) -> None:
+        """End it as a power cut would: the postmaster at once, and its children as soon as they see that."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        super().kill9()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 10.0, "postgres' children end")
+
+    def database(self) -> str:
+        """SQLAlchemy URL of a new, empty database."""
+        import psycopg
+
+        name = unique("covey").replace("-", "_")
+        with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql+psycopg://{self.USER}@127.0.0.1:{self.port}/{name}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._own or self.data, ignore_errors=True)
+
+    def _dsn(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user={self.USER} dbname={database} connect_timeout=2"
+
+    def _binary(self, name: str) -> str:
+        found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+        if not found:
+            absent(self.name, "not installed (as root: apt-get install postgresql)")
+        return str(found[-1])
+
+    def _as_user(self) -> list[str]:
+        if self._own is None:
+            return []
+        # --pdeathsig: the kernel forgets it when the user changes.
+        return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL", "--"]
 
 
 def _module(server: str, module: str, library: str) -> list[str]:

@@ -19,7 +19,7 @@ from covey import topics, wire
 from covey.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Engine
 
@@ -97,6 +97,52 @@ def adopt(engine: Engine, base_url: str) -> list[str]:
         for row in rows:
             _want(connection, row["device"], release_of(row), base_url)
         return [row["device"] for row in rows]
+
+
+def want_newest(connection: Connection, device: str, base_url: str) -> int | None:
+    """Want the newest group-wide release of the group that a device is in now.
+
+    Returns:
+        Its number; None where the group has none: what was wanted before stays wanted.
+    """
+    table, release = tables.devices, tables.releases
+    query = (
+        sa.select(release)
+        .join(table, table.c.group == release.c.group)
+        .where(table.c.device == device, release.c.wide)
+        .order_by(release.c.number.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        return None
+    _want(connection, device, release_of(row), base_url)
+    return int(row["number"])
+
+
+def change_parameters(connection: Connection, device: str, changes: Mapping[str, object]) -> wire.Parameters:
+    """Send a device other parameters with what is wanted of it already, as a new revision.
+
+    Raises:
+        UsageError: nothing is wanted of it yet, a parameter is not one, or its value is out of bounds.
+    """
+    table = tables.desired
+    old = connection.execute(sa.select(table.c.message).where(table.c.device == device)).scalar_one_or_none()
+    if old is None:
+        raise UsageError(f"{device}: a wanted release expected, which parameters travel with; none is wanted yet")
+    message = wire.decode(wire.Desired, old)
+    unknown = sorted(set(changes) - set(wire.Parameters.__struct_fields__))
+    if unknown:
+        known = ", ".join(wire.Parameters.__struct_fields__)
+        raise UsageError(f"{device}: parameters {known} expected, {', '.join(unknown)[:200]} received")
+    try:
+        parameters = msgspec.convert(msgspec.structs.asdict(message.parameters) | dict(changes), wire.Parameters)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{device}: parameters: {error}") from error
+    message = msgspec.structs.replace(message, parameters=parameters, revision=_next_revision(connection, device))
+    _save(connection, message)
+    enqueue(connection, [(topics.DESIRED, device, wire.encode(message))])
+    return parameters
 
 
 def republish(engine: Engine, base_url: str) -> int:

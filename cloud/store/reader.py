@@ -180,6 +180,8 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
             {
                 "device": one,
                 "group": row["group"],
+                "labels": _json(row["labels"]),
+                "state": row["state"],
                 "online": row["online"],
                 "first_seen_s": row["first_seen_s"],
                 "last_seen_s": row["last_seen_s"],

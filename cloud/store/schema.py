@@ -1,6 +1,7 @@
-"""Tables, opening and migration of the store: SQLite (WAL, synchronous=FULL) or PostgreSQL, by URL.
+"""Opening the store: SQLite (WAL, synchronous=FULL) or PostgreSQL, by URL; transactions on it.
 
-Refuses a store that a newer covey has written. Translates every database error into a StoreError.
+Who makes stores also brings an old one up to date; a reader refuses it, and everybody refuses one that a newer covey has
+written. Translates every database error into a StoreError.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, make_url
 
-from cloud.store.tables import metadata
+from cloud.store import migrations
+from cloud.store.tables import metadata, schema_version
 from covey.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = migrations.HEAD
+UPGRADE_LOCK = 0x636F766579  # "covey": of PostgreSQL's advisory locks, so that two processes do not both upgrade
 BUSY_TIMEOUT_MS = 5_000  # how long one process waits for another's transaction
 
 
@@ -28,19 +31,37 @@ class StoreRefusesError(StoreError):
     """The store is there and will never take these values: trying again does not help."""
 
 
-schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
-
-
 def open_store(url: str, *, create: bool = True) -> Engine:
-    """Open a store, make its tables where there are none, and check its version.
+    """Open a store, make its tables where there are none, take what steps an old one lacks.
 
     Args:
         url: SQLAlchemy URL, or the path of an SQLite file.
-        create: make a store that does not exist; readers do not.
+        create: make a store that does not exist, upgrade an old one; readers do neither.
 
     Raises:
-        StoreError: cannot be opened or written, is not a store of ours, or a newer covey wrote it.
+        StoreError: cannot be opened or written, is not a store of ours, a newer covey wrote it, or an older one and
+            `create` is not given.
     """
+    engine = _engine(url, create=create)
+    with told(url), write(engine) if create else read(engine) as connection:
+        _check_version(connection, url, create=create)
+    return engine
+
+
+def version(url: str) -> int | None:
+    """The version of a store that exists, whoever wrote it; None: it holds no tables of ours.
+
+    Raises:
+        StoreError: cannot be opened.
+    """
+    engine = _engine(url, create=False)
+    with told(url), read(engine) as connection:
+        found = _found(connection, url)
+    engine.dispose()
+    return found
+
+
+def _engine(url: str, *, create: bool) -> Engine:
     with told(url):
         parsed = make_url(url if "://" in url else f"sqlite:///{url}")
         name = parsed.database or ""
@@ -50,8 +71,6 @@ def open_store(url: str, *, create: bool = True) -> Engine:
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_connect)
             sa.event.listen(engine, "begin", _sqlite_begin)
-        with write(engine) if create else read(engine) as connection:
-            _check_version(connection, url, create=create)
     return engine
 
 
@@ -107,22 +126,41 @@ def _shown(url: str) -> str:
 
 
 def _check_version(connection: Connection, url: str, *, create: bool) -> None:
-    known = sa.inspect(connection).has_table(schema_version.name)
-    if not known and not create:
+    if create and connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
+    found = _found(connection, url)
+    if found is None and not create:
         raise StoreError(f"store {_shown(url)}: holds no covey tables")
-    if not known:
+    if found is None:
         metadata.create_all(connection)
         connection.execute(sa.insert(schema_version).values(version=VERSION))
-        return
-    found = connection.execute(sa.select(schema_version.c.version)).scalar_one_or_none()
-    if found is None or found > VERSION:
+        migrations.stamp(connection)
+    elif found > VERSION:
         raise StoreError(f"store {_shown(url)}: schema version at most {VERSION} expected, {found} found: newer covey?")
-    # Version 1 is the first: a later one puts its steps from `found` here.
+    elif found < VERSION and not create:
+        raise StoreError(
+            f"store {_shown(url)}: schema version {VERSION} expected, {found} found; `covey cloud store upgrade --store URL`"
+        )
+    elif found < VERSION:
+        migrations.upgrade(connection)
+
+
+def _found(connection: Connection, url: str) -> int | None:
+    try:
+        return migrations.found(connection)
+    except ValueError:
+        raise StoreError(f"store {_shown(url)}: a version number expected, none found: not a store of ours") from None
 
 
 def _sqlite_connect(raw: Any, _record: object) -> None:
     raw.isolation_level = None  # the driver's own BEGIN would come too late to lock what we read
-    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL"):
+    # Before the file is made, or it has no effect: what retention frees can be given back in small steps.
+    for pragma in (
+        "auto_vacuum=INCREMENTAL",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+    ):
         raw.execute(f"PRAGMA {pragma}").fetchall()
 
 

@@ -146,8 +146,10 @@ class Writer:
             settings["enable.idempotence"] = True
         self._producer = Producer(settings)
 
-    def produce(self, topic: str, key: str, value: bytes, on_delivery: Callable[[bool], None] | None = None) -> bool:
-        """Hand over one message; False when the queue is full (nothing was taken)."""
+    def produce(
+        self, topic: str, key: str, value: bytes | None, on_delivery: Callable[[bool], None] | None = None
+    ) -> bool:
+        """Hand over one message (None: a tombstone); False when the queue is full (nothing was taken)."""
 
         def delivered(error: KafkaError | None, _message: Message) -> None:
             if error is not None:

@@ -67,7 +67,8 @@ class Publisher:
             if delivered:
                 self._delivered.append(row)
 
-        if not self._writer.produce(topic, key, value, told):
+        # An empty value stands for a tombstone: no message of ours is empty, and the column cannot hold nothing.
+        if not self._writer.produce(topic, key, value or None, told):
             return False
         self._in_flight.add(row)
         return True

@@ -285,14 +285,6 @@ def test_store_that_cannot_be_written_is_one_line(url: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_newer_store_is_refused(tmp_path: Path) -> None:
-    url, engine = new_store(tmp_path)
-    with schema.write(engine) as connection:
-        connection.execute(sa.update(schema.schema_version).values(version=schema.VERSION + 1))
-    with pytest.raises(StoreError, match="newer covey"):
-        schema.open_store(url)
-
-
 def test_reading_makes_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such file"):
         schema.open_store(str(tmp_path / "none.db"), create=False)
@@ -307,14 +299,3 @@ def test_sqlite_is_synchronous_full_and_wal(tmp_path: Path) -> None:
     engine.dispose()
     with sqlite3.connect(tmp_path / "store.db") as plain:
         assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-def test_tables_compile_for_postgresql() -> None:
-    from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
-
-    text = "".join(
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in tables.metadata.sorted_tables
-    )
-    assert "BYTEA" in text
-    assert "BIGSERIAL" in text

@@ -14,6 +14,7 @@ from cloud.store.tables.stream import (
     offsets,
     outgoing,
     routings,
+    schema_version,
     stages,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "releases",
     "rounds",
     "routings",
+    "schema_version",
     "sessions",
     "settings",
     "stages",

@@ -1,0 +1,29 @@
+"""`covey cloud store`: the store itself: its version, and bringing it up to date."""
+
+from __future__ import annotations
+
+import typer
+
+from cloud.options import AsJson, Store  # noqa: TC001  # typer reads annotations when it runs
+
+app = typer.Typer(
+    help="The store itself: its version and size, and bringing it up to date.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command(epilog="Example: covey cloud store upgrade --store postgresql+psycopg://covey@db/covey")
+def upgrade(store: Store = None, as_json: AsJson = False) -> None:
+    """Take the steps that an older covey's store lacks, in one transaction; `covey cloud run` does so at its start."""
+    from cloud import output, show_cli
+    from cloud.store import schema
+
+    url = show_cli.store_url(store)
+    before = schema.version(url)
+    schema.open_store(url).dispose()
+    row = {"before": before, "version": schema.VERSION}
+    if as_json:
+        output.print_json(row)
+    else:
+        output.print_pairs(row)
