@@ -15,10 +15,11 @@ demo:
 	@scripts/setup demo
 	@.venv/bin/covey demo $(ARGS)
 
+# Three on two cores: most tests wait for processes. tests/conftest.py orders the files, the long ones first.
 test:
 	@scripts/setup dev
 	@scripts/servers
-	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # As root it also cuts wires between namespaces and fills small file systems of its own; docs/chaos.md.
 chaos:

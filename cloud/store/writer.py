@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -41,11 +41,27 @@ _COUNTED = ", ".join(
 )
 
 
+class Envelope(Protocol):
+    """What is looked at of a `wire.Event`."""
+
+    @property
+    def type(self) -> str:
+        """Whose event it is, and of what."""
+
+    @property
+    def time(self) -> str:
+        """Device clock, RFC 3339."""
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context, or ""."""
+
+
 class Received(NamedTuple):
     """One decoded event; `event.type` says of whom: a device, the gateway (presence), or the cloud itself (`told.TYPES`)."""
 
     identity: wire.Identity
-    event: wire.Event
+    event: Envelope
     data: msgspec.Struct
     body: bytes  # as the device wrote it
     received_s: float  # Kafka's timestamp, seconds since the epoch

@@ -32,7 +32,7 @@ function alarming() {
   return new Map([...found].map(([index, n]) => [rows.groups[index]?.name, n]));
 }
 
-/** @param {{ view: HiveView }} props */
+/** @param {{ view: HiveView, measured: number }} props  measured: another number after each layout, or nothing would be drawn anew */
 function Labels({ view }) {
   void [beat.value, order.value];
   const alarms = alarming();
@@ -79,6 +79,7 @@ export function Hive({ fill }) {
   const [size, setSize] = useState({ width: 0, height: 0 });
   const [at, setAt] = useState(-1);
   const [said, setSaid] = useState("");
+  const [measured, setMeasured] = useState(0);
   const passes = useMemo(() => matcher(filter.value), [filter.value]);
   const [marked, look] = [inIncident.value, theme.value];
 
@@ -98,6 +99,7 @@ export function Hive({ fill }) {
     view.marked = marked;
     view.measure(size.width, fill ? size.height : 0, fill ? 5 : 8);
     view.drawAll();
+    setMeasured((n) => n + 1); // labels stand where the layout has put their blocks
     setAt((n) => (n < rows.size ? n : -1));
     // Only what changes the drawing of every cell.
   }, [view, size.width, fill ? size.height : 0, passes, marked, look, order.value]);
@@ -131,7 +133,7 @@ export function Hive({ fill }) {
     <div class="hive-inner" style=${{ height: `${view?.layout.height ?? 0}px` }}>
       <canvas ref=${canvas} tabindex="0" role="application" aria-roledescription="hive" aria-describedby="hive-help"
         aria-label=${`${count(rows.size)} devices, one cell each`} onPointerMove=${point} onPointerLeave=${() => setAt(-1)} onClick=${open} onKeyDown=${key}></canvas>
-      ${view ? html`<${Labels} view=${view} /> ${at >= 0 && at < rows.size ? html`<${Tip} view=${view} n=${at} width=${size.width} />` : null}` : null}
+      ${view ? html`<${Labels} view=${view} measured=${measured} /> ${at >= 0 && at < rows.size ? html`<${Tip} view=${view} n=${at} width=${size.width} />` : null}` : null}
     </div>
     <p id="hive-help" class="hidden">Arrow keys move from device to device, Enter opens one. The table (key 2) has the same devices as text.</p>
     <p class="hidden" role="status">${said}</p>
