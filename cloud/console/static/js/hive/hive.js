@@ -97,7 +97,7 @@ export function Hive({ fill }) {
     if (!view || !size.width) return;
     view.passes = passes;
     view.marked = marked;
-    view.measure(size.width, fill ? size.height : 0, fill ? 6 : 8);
+    view.measure(size.width, fill ? size.height : 0, fill ? 5 : 8);
     view.drawAll();
     setMeasured((n) => n + 1); // labels stand where the layout has put their blocks
     setAt((n) => (n < rows.size ? n : -1));

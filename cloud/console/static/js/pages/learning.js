@@ -60,7 +60,7 @@ function RunView({ run, moved }) {
   const up = lines.reduce((sum, line) => sum + line.bytes_up, 0);
   return html`<div class="stack">
     <${Panel} title=${`Run ${value.run}`} aside=${html`<span class=${`run-state ${value.state}`}>${value.state}</span>`}>
-      <${Facts} facts=${[["Family", value.family], ["Engine", value.engine], ["Rounds", `${value.rounds} of ${value.wanted}`], ["Devices", count(value.clients)], ["From devices", bytes(up)], ["Took", value.ended_s ? span(value.ended_s - value.started_s) : `${span(now_s.value - value.started_s)} so far`]]} />
+      <div class="figures"><${Facts} facts=${[["Family", value.family], ["Engine", value.engine], ["Rounds", `${value.rounds} of ${value.wanted}`], ["Devices", count(value.clients)], ["From devices", bytes(up)], ["Took", value.ended_s ? span(value.ended_s - value.started_s) : `${span(now_s.value - value.started_s)} so far`]]} /></div>
       ${value.detail ? html`<p class=${value.state === "failed" ? "problem" : "muted"}>${value.detail}</p>` : null}
       ${lines.length ? html`<div class="charts">
         ${lines.some((line) => line.loss !== null) ? html`<${RoundChart} lines=${lines} title="Loss" pick=${(/** @type {import("../types").Round} */ line) => line.loss} format=${(/** @type {number} */ v) => v.toPrecision(3)} colour="accent" />` : null}

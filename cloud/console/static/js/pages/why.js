@@ -16,6 +16,9 @@ import { judge, judged, undo } from "../state/verdicts.js";
 /** What a step's sign says, for those who do not see it. @type {Record<Step["state"], string>} */
 const STATES = { checked: "checked by the cloud", told: "as the device or a stage told it", waiting: "waiting", failed: "does not agree" };
 
+/** "nothing was compared" -> "Nothing was compared." @param {string} text */
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`.replace(/\.?$/, ".");
+
 /** @param {{ device: string, alarm_id: string }} props */
 export function Why({ device, alarm_id }) {
   const key = { device, alarm_id };
@@ -36,7 +39,7 @@ export function Why({ device, alarm_id }) {
     <div class="page-head"><div>
       <p class="crumbs"><a href="/inbox">Inbox</a> / <a href=${toDevice(device)}>${device}</a></p>
       <h1>Why: ${why.cause}</h1>
-      <p class="muted">${[why.peers, why.checks].filter(Boolean).map((one) => one.replace(/\.?$/, ".")).join(" ")}</p>
+      <p class="muted">${[why.peers, why.checks].filter(Boolean).map(sentence).join(" ")}</p>
     </div><${Verdicts} alarm=${value} say=${say} next=${next} /></div>
     ${error ? html`<${Problem} error=${error} />` : null}
     <div class="split why">
@@ -76,7 +79,7 @@ function Chain({ value }) {
           <div class="step-body"><p class="step-title">${step.title}</p><p class="step-text">${step.text}</p>
             ${step.detail ? html`<p class="step-detail">${step.detail}</p>` : null}
             ${step.digest ? html`<p class="step-detail"><code title=${step.digest}>${short(step.digest)}</code></p>` : null}</div>
-          <span class="step-time">${n === 0 || step.delay_s === null ? (step.at_s === null ? "" : clock(step.at_s)) : delay(step.delay_s)}</span>
+          <span class="step-time">${step.at_s === null || step.state === "waiting" ? "" : n === 0 || step.delay_s === null ? clock(step.at_s) : delay(step.delay_s)}</span>
         </li>`,
       )}
     </ol>

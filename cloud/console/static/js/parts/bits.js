@@ -44,7 +44,7 @@ export const Empty = ({ children }) => html`<p class="empty">${children}</p>`;
 
 /** Holds the place of what is on its way, so that nothing jumps. @param {{ lines?: number }} props */
 export const Waiting = ({ lines = 4 }) =>
-  html`<div class="waiting" role="status" aria-label="loading">${Array.from({ length: lines }, (_, n) => html`<span key=${n}></span>`)}</div>`;
+  html`<div class="placeholder" role="status" aria-label="loading">${Array.from({ length: lines }, (_, n) => html`<span key=${n}></span>`)}</div>`;
 
 /**
  * Asks once, and anew whenever an input changes; what was there stays until the answer comes.

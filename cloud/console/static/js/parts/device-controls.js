@@ -46,10 +46,11 @@ export function Controls({ device, changed }) {
         labels,
         parameters: { summary_interval_s: interval === "" ? null : Number(interval) },
       };
+      // The API changes the labels that it is told; one that goes is told as null.
       /** @type {Record<string, unknown>} */
       const change = {};
       if (wanted.group !== device.group) change.group = wanted.group;
-      if (JSON.stringify(wanted.labels) !== JSON.stringify(device.labels)) change.labels = wanted.labels;
+      if (JSON.stringify(wanted.labels) !== JSON.stringify(device.labels)) change.labels = { ...Object.fromEntries(Object.keys(device.labels).map((name) => [name, null])), ...wanted.labels };
       if (wanted.parameters.summary_interval_s !== (device.parameters.summary_interval_s ?? null)) change.parameters = wanted.parameters;
       if (!Object.keys(change).length) return toast("Nothing was changed");
       changed(await patch(path, change));
