@@ -86,7 +86,7 @@ def test_devices_follow_their_groups_when_the_groups_are_listed_anew(page: Page)
     assert run(page, "state/rows.js", code) == [["n1", "new"], ["a1", "a"], ["a2", "a"], ["b1", "b"]]
 
 
-def test_lines_of_the_inbox_put_an_incident_where_its_newest_alarm_is(page: Page) -> None:
+def test_lines_of_the_inbox_begin_with_incidents_and_keep_the_order_of_the_rest(page: Page) -> None:
     code = (
         "const alarm = (device) => ({ device, alarm_id: 'x' });"
         "const incident = { id: 'i', alarms: [['d2', 'x'], ['d3', 'x']] };"
@@ -94,7 +94,7 @@ def test_lines_of_the_inbox_put_an_incident_where_its_newest_alarm_is(page: Page
         "const ids = (opened) => m.lines(list, [incident], new Set(opened)).map((line) => line.id);"
         "return [ids([]), ids(['i'])];"
     )
-    assert run(page, "state/inbox.js", code) == [["d1 x", "i", "d4 x"], ["d1 x", "i", "d2 x", "d3 x", "d4 x"]]
+    assert run(page, "state/inbox.js", code) == [["i", "d1 x", "d4 x"], ["i", "d2 x", "d3 x", "d1 x", "d4 x"]]
 
 
 def test_addresses_mean_pages_with_names_that_need_escaping(page: Page) -> None:
@@ -120,3 +120,9 @@ def test_mercator_shows_all_points_and_keeps_what_is_under_the_pointer(page: Pag
     assert found["inside"] is True
     assert found["at"] == pytest.approx([123, 456], abs=1e-6)
     assert found["lat"] == pytest.approx(59.9, abs=1e-9)
+
+
+def test_figures_never_say_all_or_nothing_of_what_is_nearly(page: Page) -> None:
+    code = "return [0, .004, .56, .9953, .9999, 1].map(m.percent).concat([3, 5400, 90000].map(m.span), [999, 1234567].map(m.bytes), m.times(NaN));"
+    said = ["0 %", "<1 %", "56 %", "99.5 %", "99.9 %", "100 %", "3 s", "1 h 30 min", "1 d 1 h", "999 B", "1.2 MB", "–"]  # noqa: RUF001  # the sign of "none"
+    assert run(page, "format.js", code) == said
