@@ -149,6 +149,8 @@ class LearnersGrid(HomeGrid):
                 self._busy.add(number)
         while self._busy and time.monotonic() < deadline and not self.stop.is_set():
             for number in self._heard(min(STEP_S, max(0.0, deadline - time.monotonic()))):
+                if self.stop.is_set():  # set by who took the answer before
+                    return
                 frame = self._take(number)
                 if frame[:1] == ANSWER:
                     yield unpack_message(frame[1 + NUMBER.size :])

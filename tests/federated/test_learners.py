@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 import time
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from covey.bundle import Features, Inputs, read_bundle
 from covey.errors import AggregationError, ProcessError
+from covey.runtime import poll
 from federated.config import DenseOptions, Gates, Job, PcaOptions, Plan, write_struct
 from federated.engines import learners
 from federated.engines.home import RUN_ID, run_server
@@ -129,11 +131,17 @@ def test_what_came_too_late_is_not_heard_in_the_next_round(devices):
         assert told(grid, round_of(grid, "pca", [3, 4])).keys() == {3, 4}
 
 
+def waiting(grid):
+    return select.select(grid._lines, [], [], 0)[0]
+
+
 def test_a_stop_ends_the_round(devices):
     stop = threading.Event()
     with LearnersGrid(devices, stop) as grid:
         answers = grid.answers(round_of(grid, "dense-ae"), time.monotonic() + 60)
-        next(iter(answers))
+        next(answers)
+        assert poll(lambda: len(waiting(grid)) == 2, 30.0)  # two answers heard at once: the second is not given either
+        next(answers)
         stop.set()
         assert list(answers) == []
         with pytest.raises(AggregationError, match="stopped"):

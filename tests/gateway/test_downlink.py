@@ -14,6 +14,8 @@ from covey.runtime import poll
 from servers import Mosquitto, unique
 
 pytestmark = pytest.mark.broker
+
+DESIRED_COUNT = 40_000
 real = pytest.mark.parametrize("brokers", ["real"], indirect=True)  # what the embedded ones cannot: see the docs
 
 
@@ -224,30 +226,31 @@ def test_a_message_larger_than_the_broker_takes_is_dropped_told_and_counted_and_
 
 
 @real
-def test_publishing_ten_thousand_desired_holds_up_no_acknowledgement(brokers, start, name, tmp_path) -> None:
+def test_publishing_forty_thousand_desired_holds_up_no_acknowledgement(brokers, start, name, tmp_path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text("ack_interval_s = 0.05\n")  # waits are of the publishing, then
     gateway = start(brokers, config=str(config))
     producer, prefix = Producer({"bootstrap.servers": brokers.bootstrap}), unique("m")
-    for n in range(10_000):
+    for n in range(DESIRED_COUNT):
         producer.produce(topics.DESIRED, _desired(f"{prefix}-{n}", 1), f"{prefix}-{n}")
         producer.poll(0)
-    assert producer.flush(30) == 0
-    assert poll(lambda: gateway.status()["desired_known"] >= 10_000, 30.0)
+    assert producer.flush(60) == 0
+    assert poll(lambda: gateway.status()["desired_known"] >= DESIRED_COUNT, 60.0)
     gateway.process.kill9()
     devices = start.devices(brokers, [name], resend_s=60.0)
     gateway.start()
     began_s, waits = time.monotonic(), []
-    while gateway.status()["desired"] < 10_000 and time.monotonic() - began_s < 60.0:
+    while gateway.status()["desired"] < DESIRED_COUNT and time.monotonic() - began_s < 120.0:
         devices.write(name, 1)
         sent_s = time.monotonic()
         devices.push_until(len(devices.rows[name]), 20.0)
         waits.append(time.monotonic() - sent_s)
-    assert gateway.status()["desired"] >= 10_000
+    assert gateway.status()["desired"] >= DESIRED_COUNT
     assert len(waits) >= 3
-    assert sorted(waits)[len(waits) // 2] < 1.0, waits  # all of it takes seconds
+    assert sorted(waits)[len(waits) // 2] < 1.0, waits  # all of it takes a second or many
     print(
-        f"10,000 desired in {time.monotonic() - began_s:.1f} s, acks {min(waits):.2f}-{max(waits):.2f} s, {len(waits)}"
+        f"{DESIRED_COUNT:,} desired in {time.monotonic() - began_s:.1f} s, "
+        f"{len(waits)} acks in {min(waits):.2f}-{max(waits):.2f} s"
     )
 
 
