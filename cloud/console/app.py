@@ -69,8 +69,8 @@ def make(console: Console, static: dict[str, File]) -> ASGIApp:
             openapi_config=OpenAPIConfig(
                 title="covey's console",
                 version=console.version,
-                path="/api",
-                render_plugins=[JsonRenderPlugin()],
+                path="/api/openapi.json",
+                render_plugins=[JsonRenderPlugin(path="/")],
                 components=Components(
                     security_schemes={
                         "session": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
