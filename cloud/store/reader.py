@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud.store import schema, tables
-from cloud.store.writer import CONFLICTS, DUPLICATES_REFUSED, UNDECODABLE
+from cloud.store.totals import counts as counts  # noqa: PLC0414  # callers ask here
 from covey import wire
 
 if TYPE_CHECKING:
@@ -91,54 +91,6 @@ def learning(engine: Engine, *, kind: str | None = None) -> list[Row]:
         return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def counts(engine: Engine) -> Row:
-    """Totals over the fleet.
-
-    `missing`: sequence numbers below an outbox's newest stored one that are neither stored nor told as
-    dropped; on their way, or lost.
-    """
-    event, summary = tables.events, tables.summaries
-    with schema.read(engine) as connection:
-
-        def number(query: sa.Select[Any]) -> int:
-            return int(connection.execute(query).scalar_one() or 0)
-
-        kinds = connection.execute(sa.select(event.c.kind, sa.func.count()).group_by(event.c.kind))
-        by_kind = {kind: n for kind, n in kinds}  # noqa: C416  # rows are not pairs to a type checker
-        counter = {row.name: row.value for row in connection.execute(sa.select(tables.counters))}
-        per_outbox = connection.execute(
-            sa.select(event.c.device, event.c.outbox, sa.func.max(event.c.seq), sa.func.count()).group_by(
-                event.c.device, event.c.outbox
-            )
-        )
-        newest = {(name, outbox): (top, n) for name, outbox, top, n in per_outbox}
-        given_up = _given_up(connection, newest)
-        told = connection.execute(sa.select(tables.devices.c.health))
-        health = [msgspec.json.decode(text, type=wire.Health) for (text,) in told if text]
-        return {
-            "devices": number(sa.select(sa.func.count()).select_from(tables.devices)),
-            "online": number(sa.select(sa.func.count()).where(tables.devices.c.online.is_(True))),
-            "events": sum(by_kind.values()),
-            "summaries": by_kind.get("summary", 0),
-            "alarm_events": by_kind.get("alarm", 0),
-            "status_events": by_kind.get("status", 0),
-            "alarms": number(sa.select(sa.func.count()).select_from(tables.alarms)),
-            "open_alarms": number(sa.select(sa.func.count()).where(tables.alarms.c.state == "begin")),
-            "windows": number(sa.select(sa.func.sum(summary.c.windows))),
-            "alarmed_windows": number(sa.select(sa.func.sum(summary.c.alarmed_windows))),
-            "missing": sum(top - n for top, n in newest.values()) - given_up,
-            "dropped": given_up,
-            "duplicates_refused": counter.get(DUPLICATES_REFUSED, 0),
-            "conflicts": counter.get(CONFLICTS, 0),
-            "undecodable": counter.get(UNDECODABLE, 0),
-            "releases": number(sa.select(sa.func.count()).select_from(tables.releases)),
-            "raw_bytes": sum(one.raw_bytes for one in health),
-            "uplink_bytes": sum(one.uplink_bytes for one in health),
-            "downlink_model_bytes": sum(one.downlink_model_bytes for one in health),
-            "waiting_to_publish": number(sa.select(sa.func.count()).select_from(tables.outgoing)),
-        }
-
-
 def export(engine: Engine) -> Iterator[bytes]:
     """One JSON line per event: device, outbox, seq, kind, time, sha256, received_s; ordered by device, outbox, seq."""
     table = tables.events
@@ -158,19 +110,14 @@ def export(engine: Engine) -> Iterator[bytes]:
 
 
 def _devices(connection: Connection, name: str | None) -> list[Row]:
-    table, want, summary, alarm = tables.devices, tables.desired, tables.summaries, tables.alarms
+    table, want, alarm = tables.devices, tables.desired, tables.alarms
     query = sa.select(table, want.c.release.label("desired"), want.c.revision.label("desired_revision"))
     query = query.select_from(table.outerjoin(want, want.c.device == table.c.device)).order_by(table.c.device)
-    sums = sa.select(summary.c.device, sa.func.sum(summary.c.windows), sa.func.sum(summary.c.alarmed_windows)).group_by(
-        summary.c.device
-    )
     open_ = sa.func.sum(sa.case((alarm.c.state == "begin", 1), else_=0))
     raised = sa.select(alarm.c.device, sa.func.count(), open_).group_by(alarm.c.device)
     if name is not None:
         query = query.where(table.c.device == name)
-        sums = sums.where(summary.c.device == name)
         raised = raised.where(alarm.c.device == name)
-    windows = {one: (int(n), int(bad)) for one, n, bad in connection.execute(sums)}
     flights = _flights(connection, name)
     alarmed = {one: (int(n), int(still)) for one, n, still in connection.execute(raised)}
     result: list[Row] = []
@@ -188,8 +135,8 @@ def _devices(connection: Connection, name: str | None) -> list[Row]:
                 "release": row["release"],
                 "desired": row["desired"],
                 "desired_revision": row["desired_revision"],
-                "windows": windows.get(one, (0, 0))[0],
-                "alarmed_windows": windows.get(one, (0, 0))[1],
+                "windows": row["windows"],
+                "alarmed_windows": row["alarmed_windows"],
                 "alarms": alarmed.get(one, (0, 0))[0],
                 "open_alarms": alarmed.get(one, (0, 0))[1],
                 "flights": flights.get(one, []),
@@ -217,28 +164,6 @@ def _flights(connection: Connection, name: str | None) -> dict[str, list[Row]]:
         row = {"flight": flight, "windows": int(n), "alarmed_windows": int(bad)}
         result.setdefault(one, []).append({**row, "alarms": alarms_of.get((one, flight), 0)})
     return result
-
-
-def _given_up(connection: Connection, newest: dict[tuple[str, str], tuple[int, int]]) -> int:
-    """How many numbers below the newest stored one were told as dropped and are not stored all the same."""
-    spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for row in connection.execute(sa.select(tables.dropped).order_by(tables.dropped.c.first)):
-        top = newest.get((row.device, row.outbox), (0, 0))[0]
-        merged = spans.setdefault((row.device, row.outbox), [])
-        first, last = row.first, min(row.last, top)
-        if merged:  # ranges of several summaries may overlap: ascending by first, cut what is counted
-            first = max(first, merged[-1][1] + 1)
-        if first <= last:
-            merged.append((first, last))
-    event = tables.events
-    total = 0
-    for (name, outbox), ranges in spans.items():
-        for first, last in ranges:
-            stored = sa.select(sa.func.count()).where(
-                event.c.device == name, event.c.outbox == outbox, event.c.seq.between(first, last)
-            )
-            total += last - first + 1 - int(connection.execute(stored).scalar_one())
-    return total
 
 
 def _alarm(row: sa.RowMapping) -> Row:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from cloud.config import DEFAULT_GROUP
-from cloud.store import schema, tables
-from cloud.store.apply import Placed, apply_alarm, apply_presence, apply_reported, apply_summaries
+from cloud.store import bulk, changes, schema, tables
+from cloud.store.apply import Placed, apply_alarm, apply_devices, apply_presence, apply_summaries, first_reports
+from cloud.store.told import TYPES, Letter, apply_letters, apply_told
 from covey import topics, wire
 
 if TYPE_CHECKING:
@@ -25,15 +24,25 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection, Engine
 
-KIND_OF_TYPE = {name: kind for kind, name in wire.TYPE_OF_KIND.items()} | {wire.PRESENCE_TYPE: topics.PRESENCE}
+KIND_OF_DEVICE = {name: kind for kind, name in wire.TYPE_OF_KIND.items()}
 
 DUPLICATES_REFUSED = "duplicates_refused"
 CONFLICTS = "conflicts"
 UNDECODABLE = "undecodable"
 
 
+_EVENTS = bulk.columns("events", "device:s outbox:s seq:i kind:s sha256:s time:s received_s:f body:b")
+_OUTBOXES = bulk.columns("outboxes", "device:s outbox:s ordinal:i newest:i stored:i alarms:i statuses:i")
+_COUNTED = ", ".join(
+    [
+        "newest = CASE WHEN excluded.newest > outboxes.newest THEN excluded.newest ELSE outboxes.newest END",
+        *(f"{name} = outboxes.{name} + excluded.{name}" for name in ("stored", "alarms", "statuses")),
+    ]
+)
+
+
 class Received(NamedTuple):
-    """One decoded event."""
+    """One decoded event; `event.type` says of whom: a device, the gateway (presence), or the cloud itself (`told.TYPES`)."""
 
     identity: wire.Identity
     event: wire.Event
@@ -68,6 +77,8 @@ class _Sorted(NamedTuple):
     new: list[tuple[Received, str]]  # with the sha256 of the bytes
     repeated: int
     conflicts: list[Received]
+    ordinals: dict[tuple[str, str], int]  # (device, outbox) -> which outbox of its device it is; of those met before
+    reports: list[tuple[str, int, str]]  # device, release, JSON of wire.Reported as it reported them last
 
 
 def write_batch(
@@ -76,6 +87,7 @@ def write_batch(
     offsets: Mapping[tuple[str, int], int],
     received: Sequence[Received],
     refused: Sequence[Refused] = (),
+    letters: Sequence[Letter] = (),
 ) -> Applied:
     """Put a batch into the store: all of it, with the offsets, or nothing.
 
@@ -85,26 +97,32 @@ def write_batch(
         offsets: (topic, partition) -> offset of the next message to read.
         received: events in any order.
         refused: what could not be decoded; becomes dead letters.
+        letters: dead letters that Kafka has already.
 
     Raises:
         StoreError: nothing was written; the same batch may be tried again.
     """
-    events = [one for one in received if one.event.type != wire.PRESENCE_TYPE]
-    presences = [one for one in received if one.event.type == wire.PRESENCE_TYPE]
+    events: list[Received] = []
+    presences: list[Received] = []
+    told: list[Received] = []
+    for one in received:
+        of = events if one.event.type in KIND_OF_DEVICE else told if one.event.type in TYPES else presences
+        of.append(one)
     with schema.write(engine) as connection:
+        change = changes.number(connection)
         parts = _sort(connection, events)
-        _see_devices(connection, received)
-        ordinals = _ordinals(connection, parts.new)
-        _insert_events(connection, parts.new)
-        # Order is a property of the store: by outbox and seq, whatever the order of arrival.
-        placed = sorted((_placed(one, ordinals) for one, _ in parts.new), key=lambda one: one.place)
+        placed = _take(connection, parts)
+        seen = [(one.identity.device, one.received_s) for one in (*events, *presences)]
+        apply_devices(connection, seen, placed, change)
         apply_summaries(connection, placed)
-        for one in placed:
-            if isinstance(one.data, wire.Alarm):
-                apply_alarm(connection, one.identity, one.data)
-        tell_learning(connection, apply_reported(connection, placed))
+        for raised in placed:
+            if isinstance(raised.data, wire.Alarm):
+                apply_alarm(connection, raised, raised.data, change)
+        tell_learning(connection, first_reports(connection, placed, parts.reports))
         for presence in presences:
             apply_presence(connection, presence.identity.device, presence.data)
+        apply_told(connection, told, change)
+        apply_letters(connection, broker, letters)
         conflicts = [_conflict_letter(one) for one in parts.conflicts]
         enqueue(
             connection,
@@ -142,121 +160,83 @@ def tell_learning(connection: Connection, steps: Sequence[wire.Learning]) -> Non
         enqueue(connection, ((topics.LEARNING, step.device or step.group, wire.encode(step)) for step in steps))
 
 
-_LOOK_UP = (20, 100, 500)  # identities at once; three parameters each, far below any dialect's limit
-
-
-@cache
-def _look_up(size: int) -> sa.TextClause:
-    """What the store has of so many identities, by the primary key.
-
-    As text, since `(device, outbox, seq) IN (...)` makes SQLite read the whole table (1.5 s at 900,000 rows), and other ways
-    of saying it cost more in SQLAlchemy than in the database. Both dialects name the columns of VALUES column1 to column3.
-    """
-    rows = ", ".join(f"(:d{n}, :o{n}, :s{n})" for n in range(size))
-    return sa.text(
-        f"SELECT e.device, e.outbox, e.seq, e.sha256 FROM (VALUES {rows}) AS wanted CROSS JOIN events AS e "  # noqa: S608  # names of parameters only
-        "WHERE e.device = wanted.column1 AND e.outbox = wanted.column2 AND e.seq = wanted.column3"
-    )
-
-
 def _sort(connection: Connection, events: Sequence[Received]) -> _Sorted:
     """Into new, repeated and conflicting, against the store and within the batch."""
-    known: dict[wire.Identity, str] = {}
-    wanted = list(dict.fromkeys(one.identity for one in events))
-    for start in range(0, len(wanted), _LOOK_UP[-1]):
-        part = wanted[start : start + _LOOK_UP[-1]]
-        size = next(size for size in _LOOK_UP if size >= len(part))
-        part += part[-1:] * (size - len(part))
-        given = {f"{name}{n}": value for n, one in enumerate(part) for name, value in zip("dos", one, strict=True)}
-        for device, outbox, seq, sha256 in connection.execute(_look_up(size), given):
-            known[wire.Identity(device, outbox, seq)] = sha256
-    new: list[tuple[Received, str]] = []
+    if not events:
+        return _Sorted([], 0, [], {}, [])
+    stored = bulk.look_up(connection, list(dict.fromkeys(one.identity for one in events)))
+    new: dict[wire.Identity, tuple[Received, str]] = {}
+    ordinals: dict[tuple[str, str], int] = {}
+    reports: dict[str, tuple[str, int, str]] = {}
     conflicts: list[Received] = []
     repeated = 0
     for one in events:
+        identity = one.identity
+        known = stored[identity]
+        if known.aged:  # its bytes are gone: whatever these are, the identity is used
+            repeated += 1
+            continue
         sha256 = hashlib.sha256(one.body).hexdigest()
-        before = known.get(one.identity)
+        before = known.sha256 or (new[identity][1] if identity in new else None)
         if before is None:
-            known[one.identity] = sha256
-            new.append((one, sha256))
+            new[identity] = one, sha256
+            if known.ordinal is not None:
+                ordinals[identity.device, identity.outbox] = known.ordinal
+            if known.release is not None and identity.device not in reports:
+                reports[identity.device] = identity.device, known.release, known.reported
         elif before == sha256:
             repeated += 1
         else:
             conflicts.append(one)
-    return _Sorted(new, repeated, conflicts)
+    return _Sorted(list(new.values()), repeated, conflicts, ordinals, list(reports.values()))
 
 
-def _see_devices(connection: Connection, received: Sequence[Received]) -> None:
-    seen: dict[str, tuple[float, float]] = {}
-    for one in received:
-        device = one.identity.device
-        first, last = seen.get(device, (one.received_s, one.received_s))
-        seen[device] = (min(first, one.received_s), max(last, one.received_s))
-    if not seen:
-        return
-    table = tables.devices
-    statement = schema.insert(connection, table)
-    new = statement.excluded
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["device"],
-            set_={
-                "first_seen_s": sa.func.coalesce(table.c.first_seen_s, new.first_seen_s),
-                "last_seen_s": sa.case(
-                    (sa.func.coalesce(table.c.last_seen_s, 0.0) < new.last_seen_s, new.last_seen_s),
-                    else_=table.c.last_seen_s,
-                ),
-            },
-        ),
-        [
-            {"device": device, "group": DEFAULT_GROUP, "first_seen_s": first, "last_seen_s": last}
-            for device, (first, last) in sorted(seen.items())
-        ],
+def _take(connection: Connection, parts: _Sorted) -> list[Placed]:
+    """Put in what is new and count it; returns it by its place, whatever the order of arrival."""
+    ordinals = _ordinals(connection, parts)
+    counts: dict[tuple[str, str], list[int]] = {}  # newest, stored, alarms, statuses
+    rows = []
+    placed = []
+    for one, sha256 in parts.new:
+        device, outbox, seq = one.identity
+        kind = KIND_OF_DEVICE[one.event.type]
+        rows.append((device, outbox, seq, kind, sha256, one.event.time, one.received_s, one.body))
+        placed.append(Placed(one.identity, (ordinals[device, outbox], seq), one.data, one.received_s))
+        count = counts.setdefault((device, outbox), [0, 0, 0, 0])
+        count[0] = max(count[0], seq)
+        count[1] += 1
+        count[2] += kind == "alarm"
+        count[3] += kind == "status"
+    bulk.insert(connection, _EVENTS, rows)
+    bulk.upsert(
+        connection,
+        _OUTBOXES,
+        "device, outbox",
+        _COUNTED,
+        [(*key, ordinals[key], *count) for key, count in sorted(counts.items())],
     )
+    return sorted(placed, key=_place)
 
 
-def _ordinals(connection: Connection, new: Sequence[tuple[Received, str]]) -> dict[tuple[str, str], int]:
+def _place(one: Placed) -> tuple[int, int]:
+    return one.place
+
+
+def _ordinals(connection: Connection, parts: _Sorted) -> dict[tuple[str, str], int]:
     """(device, outbox) -> which outbox of that device it is, from 1; new outboxes are the newest."""
+    result = dict(parts.ordinals)
+    fresh = [one.identity for one, _ in parts.new if one.identity[:2] not in result]
+    if not fresh:
+        return result
     table = tables.outboxes
-    names = sorted({one.identity.device for one, _ in new})
-    rows = connection.execute(sa.select(table).where(table.c.device.in_(names))) if names else ()
-    result: dict[tuple[str, str], int] = {(row.device, row.outbox): row.ordinal for row in rows}
-    latest: dict[str, int] = {}
-    for (device, _), ordinal in result.items():
-        latest[device] = max(ordinal, latest.get(device, 0))
-    fresh = []
+    names = sorted({identity.device for identity in fresh})
+    query = sa.select(table.c.device, sa.func.max(table.c.ordinal)).where(table.c.device.in_(names))
+    latest = {device: ordinal for device, ordinal in connection.execute(query.group_by(table.c.device))}  # noqa: C416  # rows are not pairs to a type checker
     # First arrival decides between outboxes that are new together: nothing else orders them.
-    for one, _ in new:
-        device, outbox, _seq = one.identity
+    for device, outbox, _seq in fresh:
         if (device, outbox) not in result:
             latest[device] = result[device, outbox] = latest.get(device, 0) + 1
-            fresh.append({"device": device, "outbox": outbox, "ordinal": latest[device]})
-    if fresh:
-        connection.execute(sa.insert(table), fresh)
     return result
-
-
-def _insert_events(connection: Connection, new: Sequence[tuple[Received, str]]) -> None:
-    rows = [
-        {
-            "device": one.identity.device,
-            "outbox": one.identity.outbox,
-            "seq": one.identity.seq,
-            "kind": KIND_OF_TYPE[one.event.type],
-            "sha256": sha256,
-            "time": one.event.time,
-            "received_s": one.received_s,
-            "body": one.body,
-        }
-        for one, sha256 in new
-    ]
-    if rows:
-        connection.execute(sa.insert(tables.events), rows)
-
-
-def _placed(one: Received, ordinals: Mapping[tuple[str, str], int]) -> Placed:
-    device, outbox, seq = one.identity
-    return Placed(one.identity, (ordinals[device, outbox], seq), one.data)
 
 
 def _conflict_letter(one: Received) -> wire.DeadLetter:
@@ -297,13 +277,16 @@ def _count(connection: Connection, more: Mapping[str, int]) -> None:
 
 
 def _save_offsets(connection: Connection, broker: str, offsets: Mapping[tuple[str, int], int]) -> None:
+    """They only grow: after a rebalance, an old owner may write its last batch when the new one is past it."""
     table = tables.offsets
-    for (topic, partition), next_offset in offsets.items():
+    for (topic, partition), next_offset in sorted(offsets.items()):
         statement = schema.insert(connection, table).values(
             broker=broker, topic=topic, partition=partition, next_offset=next_offset
         )
         connection.execute(
             statement.on_conflict_do_update(
-                index_elements=["broker", "topic", "partition"], set_={"next_offset": next_offset}
+                index_elements=["broker", "topic", "partition"],
+                set_={"next_offset": next_offset},
+                where=table.c.next_offset < next_offset,
             )
         )

@@ -99,6 +99,9 @@ def test_a_store_of_covey_0_1_is_upgraded_without_loss(store_url: str) -> None:
     assert (first["score_max"], first["threshold"]) == (2.5, 2.0)
     assert (first["drift_psi"], first["drift_channel"]) == (0.4, "baro")
     assert (second["period_end_s"], second["labels"], second["state"], second["changed"]) == (None, "{}", "active", 0)
+    (box,) = after["outboxes"]
+    assert (box["newest"], box["stored"], box["alarms"], box["statuses"]) == (4, 4, 2, 0)
+    assert (first["windows"], first["alarmed_windows"], second["windows"]) == (10, 1, 0)
     (one,) = after["alarms"]
     assert (one["received_s"], one["kind"], one["detail"]) == (T0 + 102, "sensor", "baro stands still")
     assert reader.counts(engine)["conflicts"] == 9

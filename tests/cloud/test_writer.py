@@ -21,13 +21,24 @@ from covey import topics, wire
 from covey.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy.engine import Engine
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
+
 
 OFFSET = {(topics.SUMMARIES, 0): 1}
 
 
-def test_repeat_of_the_same_bytes_is_refused_counted_and_safe(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_repeat_of_the_same_bytes_is_refused_counted_and_safe(engine: Engine) -> None:
     one = received(1)
     assert write_batch(engine, "b", OFFSET, [one]).stored == 1
     again = write_batch(engine, "b", OFFSET, [one, one])
@@ -52,24 +63,21 @@ def test_looking_for_repeats_goes_by_the_key_and_never_reads_the_whole_table(tmp
             assert not any(step.startswith(("SCAN e", "SCAN events")) for step in plan), plan
 
 
-def test_a_batch_of_more_identities_than_one_look_up_holds_finds_every_repeat(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_batch_of_more_identities_than_one_look_up_holds_finds_every_repeat(engine: Engine) -> None:
     events = [received(n) for n in range(1, 622)]
     assert write_batch(engine, "b", OFFSET, events[:610]).stored == 610
     applied = write_batch(engine, "b", OFFSET, events)
     assert (applied.stored, applied.repeated, applied.conflicts) == (11, 610, 0)
 
 
-def test_repeat_within_one_batch_is_stored_once(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_repeat_within_one_batch_is_stored_once(engine: Engine) -> None:
     applied = write_batch(engine, "b", OFFSET, [received(1), received(1), received(2)])
     assert (applied.stored, applied.repeated) == (2, 1)
     assert reader.counts(engine)["windows"] == 20
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_same_identity_with_other_bytes_is_a_conflict_in_the_dead_letter(tmp_path: Path, together: bool) -> None:
-    _, engine = new_store(tmp_path)
+def test_same_identity_with_other_bytes_is_a_conflict_in_the_dead_letter(engine: Engine, together: bool) -> None:
     first, other = received(1), received(1, summary(1, windows=99))
     if together:
         applied = write_batch(engine, "b", OFFSET, [first, other])
@@ -88,15 +96,13 @@ def test_same_identity_with_other_bytes_is_a_conflict_in_the_dead_letter(tmp_pat
     assert [(one.reason, one.payload) for one in letters] == [("identity_conflict", other.body)]
 
 
-def test_the_database_itself_holds_an_identity_once(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_the_database_itself_holds_an_identity_once(engine: Engine) -> None:
     write_batch(engine, "b", OFFSET, [received(1)])
     with pytest.raises(schema.StoreRefusesError), schema.write(engine) as connection:
         connection.execute(sa.text("insert into events select * from events"))
 
 
-def test_older_summary_arriving_late_leaves_the_newer_state(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_older_summary_arriving_late_leaves_the_newer_state(engine: Engine) -> None:
     write_batch(engine, "b", OFFSET, [received(5, summary(5, reported=reported(release=2, digest=DIGEST)))])
     write_batch(engine, "b", OFFSET, [received(3, summary(3, reported=reported(release=1, digest=DIGEST)))])
     device = reader.fleet(engine)[0]
@@ -105,8 +111,7 @@ def test_older_summary_arriving_late_leaves_the_newer_state(tmp_path: Path) -> N
     assert device["windows"] == 20  # its windows count all the same
 
 
-def test_order_within_a_batch_is_by_seq_not_by_arrival(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_order_within_a_batch_is_by_seq_not_by_arrival(engine: Engine) -> None:
     late = received(2, summary(2, reported=reported(release=2, digest=DIGEST)))
     write_batch(engine, "b", OFFSET, [late, received(1, summary(1, reported=reported(release=1, digest=DIGEST)))])
     assert reader.fleet(engine)[0]["release"] == 2
@@ -114,8 +119,7 @@ def test_order_within_a_batch_is_by_seq_not_by_arrival(tmp_path: Path) -> None:
     assert told == [("reported", 1), ("reported", 2)]
 
 
-def test_a_new_outbox_of_a_device_is_newer_whatever_its_seq(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_new_outbox_of_a_device_is_newer_whatever_its_seq(engine: Engine) -> None:
     write_batch(engine, "b", OFFSET, [received(900, summary(900, reported=reported(release=1, digest=DIGEST)))])
     fresh = summary(1, reported=reported(release=2, digest=DIGEST))
     write_batch(engine, "b", OFFSET, [received(1, fresh, outbox="f" * 16)])
@@ -124,16 +128,14 @@ def test_a_new_outbox_of_a_device_is_newer_whatever_its_seq(tmp_path: Path) -> N
     assert reader.fleet(engine)[0]["release"] == 2
 
 
-def test_first_report_of_a_release_is_told_once(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_first_report_of_a_release_is_told_once(engine: Engine) -> None:
     for seq in range(1, 5):
         write_batch(engine, "b", OFFSET, [received(seq, summary(seq, reported=reported(release=7, digest=DIGEST)))])
     assert [(row["device"], row["release"]) for row in reader.learning(engine, kind="reported")] == [("d1", 7)]
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_an_alarm_is_one_row_whichever_of_its_events_comes_first(tmp_path: Path, order: tuple[int, int]) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_alarm_is_one_row_whichever_of_its_events_comes_first(engine: Engine, order: tuple[int, int]) -> None:
     end = alarm(
         state="end",
         score=2.1,
@@ -151,14 +153,12 @@ def test_an_alarm_is_one_row_whichever_of_its_events_comes_first(tmp_path: Path,
     assert row["attribution"] == [{"channel": "motor.m1", "share": 0.8}, {"channel": "acc.z", "share": 0.2}]
 
 
-def test_one_device_cannot_write_into_the_alarm_of_another(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_one_device_cannot_write_into_the_alarm_of_another(engine: Engine) -> None:
     write_batch(engine, "b", OFFSET, [received(1, alarm()), received(1, alarm(state="end"), device="d2")])
     assert {row["device"]: row["state"] for row in reader.alarms(engine)} == {"d1": "begin", "d2": "end"}
 
 
-def test_death_of_an_old_session_leaves_the_new_one_online(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_death_of_an_old_session_leaves_the_new_one_online(engine: Engine) -> None:
     old, new = "a" * 16, "b" * 16
 
     def say(online: bool, session: str) -> bool:
@@ -174,8 +174,7 @@ def test_death_of_an_old_session_leaves_the_new_one_online(tmp_path: Path) -> No
     assert reader.counts(engine)["events"] == 0
 
 
-def test_missing_numbers_are_those_neither_stored_nor_told_as_dropped(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_missing_numbers_are_those_neither_stored_nor_told_as_dropped(engine: Engine) -> None:
     # 1 and 10 stored, 3-5 and 4-6 told as dropped, 4 arrived all the same: 3, 5, 6 dropped; 2, 7, 8, 9 missing.
     gaps = [wire.Dropped(OUTBOX, 3, 5), wire.Dropped(OUTBOX, 4, 6)]
     last = summary(10, health=health(10, dropped=gaps))
@@ -184,8 +183,7 @@ def test_missing_numbers_are_those_neither_stored_nor_told_as_dropped(tmp_path: 
     assert (counts["missing"], counts["dropped"]) == (4, 3)
 
 
-def test_undecodable_becomes_a_dead_letter_and_its_identity_is_safe(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_undecodable_becomes_a_dead_letter_and_its_identity_is_safe(engine: Engine) -> None:
     raw = json.loads(body(4))
     raw["data"]["windows"] = -1
     bad = decode(Record(topics.SUMMARIES, 0, 0, "d1", json.dumps(raw).encode(), T0))
@@ -219,8 +217,7 @@ def test_full_store_keeps_neither_events_nor_offsets(tmp_path: Path) -> None:
     assert reader.counts(engine)["events"] == 1
 
 
-def test_offsets_belong_to_one_broker_instance(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_offsets_belong_to_one_broker_instance(engine: Engine) -> None:
     write_batch(engine, "first", {(topics.ALARMS, 2): 41}, [])
     assert load_offsets(engine, "first") == {(topics.ALARMS, 2): 41}
     assert load_offsets(engine, "second") == {}
@@ -242,9 +239,8 @@ while at < 3000:
 """
 
 
-def test_killed_writer_loses_and_doubles_nothing_on_restart(tmp_path: Path) -> None:
-    url, engine = new_store(tmp_path)
-    code = _WRITER.format(tests=str(__import__("cloud_events").__file__).rsplit("/", 1)[0], url=url)
+def test_killed_writer_loses_and_doubles_nothing_on_restart(engine: Engine, store_url: str) -> None:
+    code = _WRITER.format(tests=str(__import__("cloud_events").__file__).rsplit("/", 1)[0], url=store_url)
     said = 0
     for batches in (3, 11, 1, 20, 7):
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as writer:

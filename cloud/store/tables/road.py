@@ -29,6 +29,11 @@ outboxes = sa.Table(
     sa.Column("device", NAME, primary_key=True),
     sa.Column("outbox", OUTBOX, primary_key=True),
     sa.Column("ordinal", sa.Integer, nullable=False),
+    # Of all events ever stored, those that retention has deleted too: totals need not read the events.
+    sa.Column("newest", sa.BigInteger, nullable=False, server_default="0"),  # greatest seq
+    sa.Column("stored", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("alarms", sa.BigInteger, nullable=False, server_default="0"),  # of them
+    sa.Column("statuses", sa.BigInteger, nullable=False, server_default="0"),  # of them
 )
 
 # What an outbox says it gave up for want of room.
@@ -72,6 +77,9 @@ devices = sa.Table(
     sa.Column("health_seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("health", sa.Text, nullable=False, default=""),  # JSON of wire.Health
     sa.Column("position", sa.Text, nullable=False, default=""),  # JSON of wire.Position
+    # Of all summaries ever stored.
+    sa.Column("windows", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("alarmed_windows", sa.BigInteger, nullable=False, server_default="0"),
     # Of the newest summary (by health_ordinal, health_seq), for views that cannot read a row of it each.
     sa.Column("period_end_s", sa.Float),  # None: no summary yet
     sa.Column("period_s", sa.Float),
@@ -102,6 +110,13 @@ summaries = sa.Table(
     sa.Column("release", sa.BigInteger, nullable=False),
     sa.Column("runtime", TEXT, nullable=False),
     sa.Column("flight", TEXT, nullable=False),
+    sa.Index(
+        "summaries_by_flight",
+        "device",
+        "flight",
+        sqlite_where=sa.text("flight <> ''"),
+        postgresql_where=sa.text("flight <> ''"),
+    ),
 )
 
 # What is left of summaries after retention: an hour of a device a row, device clock.
@@ -159,6 +174,9 @@ alarms = sa.Table(
     sa.Column("verdict_s", sa.Float),
     sa.Column("verdict_by", NAME, nullable=False, server_default=""),
     sa.Column("changed", sa.BigInteger, nullable=False, server_default="0", index=True),
+    sa.Index(
+        "alarms_open", "device", sqlite_where=sa.text("state = 'begin'"), postgresql_where=sa.text("state = 'begin'")
+    ),
     sa.Index("alarms_by_begin_s", "begin_s"),
     sa.Index("alarms_by_received_s", "received_s"),
 )

@@ -29,6 +29,7 @@ def upgrade() -> None:
     """Add columns and tables, then fill what is known."""
     _columns()
     _tables()
+    _count(op.get_bind())
     _fill_devices(op.get_bind())
     _fill_alarms(op.get_bind())
     # covey 0.1 looks only here: it refuses what it would write wrongly. Since then Alembic's own table counts.
@@ -36,6 +37,12 @@ def upgrade() -> None:
 
 
 def _columns() -> None:
+    for table, names in (
+        ("outboxes", ("newest", "stored", "alarms", "statuses")),
+        ("devices", ("windows", "alarmed_windows")),
+    ):
+        for name in names:
+            op.add_column(table, sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
     for column in (
         sa.Column("labels", sa.Text, nullable=False, server_default="{}"),
         sa.Column("state", sa.String(8), nullable=False, server_default="active"),
@@ -64,6 +71,11 @@ def _columns() -> None:
         op.add_column("alarms", column)
     for name in ("changed", "begin_s", "received_s"):
         op.create_index(f"alarms_by_{name}", "alarms", [name])
+    for name, table, columns, where in (
+        ("alarms_open", "alarms", ["device"], "state = 'begin'"),
+        ("summaries_by_flight", "summaries", ["device", "flight"], "flight <> ''"),
+    ):
+        op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _tables() -> None:
@@ -206,6 +218,27 @@ def _tables() -> None:
         sa.Column("by", NAME, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
     )
+
+
+def _count(connection: sa.Connection) -> None:
+    """What each outbox and each device has brought so far."""
+    query = sa.text(
+        "SELECT device, outbox, max(seq), count(*), sum(CASE WHEN kind = 'alarm' THEN 1 ELSE 0 END), "
+        "sum(CASE WHEN kind = 'status' THEN 1 ELSE 0 END) FROM events GROUP BY device, outbox"
+    )
+    names = ("of", "outbox", "newest", "stored", "alarms", "statuses")
+    change = sa.text(
+        "UPDATE outboxes SET newest = :newest, stored = :stored, alarms = :alarms, statuses = :statuses "
+        "WHERE device = :of AND outbox = :outbox"
+    )
+    rows = [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
+    if rows:
+        connection.execute(change, rows)
+    query = sa.text("SELECT device, sum(windows), sum(alarmed_windows) FROM summaries GROUP BY device")
+    change = sa.text("UPDATE devices SET windows = :windows, alarmed_windows = :alarmed_windows WHERE device = :of")
+    rows = [{"of": device, "windows": n, "alarmed_windows": bad} for device, n, bad in connection.execute(query)]
+    if rows:
+        connection.execute(change, rows)
 
 
 def _fill_devices(connection: sa.Connection) -> None:
