@@ -134,7 +134,15 @@ def watch(
     store: Store = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="End after this long.", min=0)] = None,
 ) -> None:
-    """Look at the fleet live: devices, releases, alarms, counts; Ctrl-C ends it."""
+    """Look at the fleet live: groups, alarms, why, verdicts by one key; plain pictures where there is no terminal."""
+    import sys
+
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from cloud.console.watch import Watch
+
+        with opened(store) as engine:
+            Watch(engine, seconds).run()
+        return
     from rich.console import Console
     from rich.live import Live
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from cloud.config import DEFAULT_BASE_URL
 from cloud.store import schema, tables
+from cloud.store.changes import number as change_number
 from cloud.store.writer import enqueue, tell_learning
 from covey import topics, wire
 from covey.errors import UsageError
@@ -233,6 +234,9 @@ def _save(connection: Connection, message: wire.Desired) -> None:
     }
     statement = schema.insert(connection, tables.desired).values(values)
     connection.execute(statement.on_conflict_do_update(index_elements=["device"], set_=values))
+    table = tables.devices  # a device that is wanted to run something else is updating, in views
+    stamp = sa.update(table).where(table.c.device == message.device).values(changed=change_number(connection))
+    connection.execute(stamp)
 
 
 def _step(kind: str, release: Release, device: str = "", detail: str = "") -> wire.Learning:

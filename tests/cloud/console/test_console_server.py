@@ -6,7 +6,6 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 import cloud_events as ev
@@ -103,7 +102,8 @@ def test_errors_are_one_sentence_and_one_word(console: rig.Console):
 def test_a_public_address_without_accounts_is_refused_in_one_line(tmp_path):
     url, engine = ev.new_store(tmp_path)
     engine.dispose()
-    command = ev.cloud_command("console", "--store", url, "--host", "0.0.0.0", "--port", "0")
+    everywhere = "0.0.0.0"  # noqa: S104  # what is to be refused
+    command = ev.cloud_command("console", "--store", url, "--host", everywhere, "--port", "0")
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert len(ended.stderr.strip().splitlines()) == 1
@@ -112,17 +112,19 @@ def test_a_public_address_without_accounts_is_refused_in_one_line(tmp_path):
 
 def test_a_stopped_console_ends_its_streams_and_itself_within_seconds(tmp_path):
     url, engine = rig.new_store(tmp_path)
-    with rig.Console(tmp_path, url) as console, console.client() as client:
-        with client.stream("GET", "/api/stream") as answer:
-            events = rig.events_of(answer.iter_lines())
-            assert next(events)[0] == "hello"
-            begin = time.monotonic()
-            console.process.stop()
-            assert console.process.wait(1) == 0
-            assert time.monotonic() - begin < 5
-            with pytest.raises((StopIteration, httpx.HTTPError)):
-                while True:
-                    next(events)
+    with (
+        rig.Console(tmp_path, url) as console,
+        console.client() as client,
+        client.stream("GET", "/api/stream") as answer,
+    ):
+        events = rig.events_of(answer.iter_lines())
+        assert next(events)[0] == "hello"
+        begin = time.monotonic()
+        console.process.stop()
+        assert console.process.wait(1) == 0
+        assert time.monotonic() - begin < 5
+        left = list(events)  # the stream has an end
+        assert [name for name, _, _ in left] in ([], ["snapshot"])
     engine.dispose()
 
 
@@ -130,15 +132,17 @@ def test_under_tls_the_cookie_is_secure_and_browsers_are_told_to_stay(tmp_path):
     url, engine = rig.new_store(tmp_path)
     rig.add_accounts(engine)
     cert, key = certificate(tmp_path)
-    with rig.Console(tmp_path, url, "https", tls_cert=str(cert), tls_key=str(key)) as console:
-        with console.client(verify=False) as client:
-            answer = rig.log_in(client, "viewer")
-            assert "max-age=31536000" in answer.headers["strict-transport-security"]
-            cookie = answer.headers["set-cookie"]
-            assert "Secure" in cookie
-            assert "HttpOnly" in cookie
-            assert "SameSite=strict" in cookie
-            assert client.get("/api/fleet").status_code == 200
+    with (
+        rig.Console(tmp_path, url, "https", tls_cert=str(cert), tls_key=str(key)) as console,
+        console.client(verify=False) as client,
+    ):
+        answer = rig.log_in(client, "viewer")
+        assert "max-age=31536000" in answer.headers["strict-transport-security"]
+        cookie = answer.headers["set-cookie"]
+        assert "Secure" in cookie
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert client.get("/api/fleet").status_code == 200
     engine.dispose()
 
 
