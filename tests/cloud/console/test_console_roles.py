@@ -161,7 +161,7 @@ def test_a_device_is_added_moved_labelled_retired_and_forgotten(site: Site):
     change = {"group": "south", "labels": {"a": None, "b": "2"}, "state": "retired"}
     told = operator.patch("/api/devices/n1", json=change).json()
     assert (told["group"], told["labels"], told["state"], told["status"]) == ("south", {"b": "2"}, "retired", None)
-    assert operator.post("/api/devices/n1/commands", json={"kind": "ping"}).status_code == 400
+    assert operator.post("/api/devices/n1/commands", json={"kind": "ping"}).status_code == 409
     order = operator.post("/api/devices/d1/commands", json={"kind": "ping"}).json()
     assert order["id"].startswith("cmd-")
     assert order["expires_s"] > time.time()

@@ -89,7 +89,7 @@ def test_errors_are_one_sentence_and_one_word(console: rig.Console):
             (client.post("/api/devices", content=b'"' + b"x" * 2_000_000 + b'"'), 413, "too_large"),
             (client.post("/api/runs"), 409, "conflict"),
             (client.delete("/api/devices/d3"), 400, "bad_request"),
-            (client.request("DELETE", "/api/devices/d3", json={"confirm": "d2"}), 400, "bad_request"),
+            (client.request("DELETE", "/api/devices/d3", json={"confirm": "d2"}), 409, "conflict"),
         ]
         for answer, status, code in cases:
             body = answer.json()
