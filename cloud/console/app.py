@@ -15,7 +15,17 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from cloud.console import api_admin, api_alarms, api_devices, api_fleet, api_learning, api_system, document, files, problems
+from cloud.console import (
+    api_admin,
+    api_alarms,
+    api_devices,
+    api_fleet,
+    api_learning,
+    api_system,
+    document,
+    files,
+    problems,
+)
 from cloud.console.auth import COOKIE, guard
 from cloud.console.gate import Gate
 from covey.errors import CoveyError

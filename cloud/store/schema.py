@@ -154,13 +154,11 @@ def _found(connection: Connection, url: str) -> int | None:
 
 def _sqlite_connect(raw: Any, _record: object) -> None:
     raw.isolation_level = None  # the driver's own BEGIN would come too late to lock what we read
-    # Before the file is made, or it has no effect: what retention frees can be given back in small steps.
-    for pragma in (
-        "auto_vacuum=INCREMENTAL",
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",
-        "synchronous=FULL",
-    ):
+    raw.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").fetchall()
+    # Before the file is made, or it has no effect: what retention frees can be given back in small steps. Only then: it waits for who writes.
+    if raw.execute("PRAGMA page_count").fetchone()[0] == 0:
+        raw.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         raw.execute(f"PRAGMA {pragma}").fetchall()
 
 

@@ -30,12 +30,32 @@ BOUNDED = settings(
 LEFT_OUT = {"stream", "login", "logout", "change_password", "change_account", "remove_account"}
 OPERATIONS = sorted(
     {
-        *("me", "fleet", "devices", "add_device", "device", "change_device", "forget_device", "command_device", "scores"),
+        *(
+            "me",
+            "fleet",
+            "devices",
+            "add_device",
+            "device",
+            "change_device",
+            "forget_device",
+            "command_device",
+            "scores",
+        ),
         *("alarms", "alarm", "judge_alarm", "judge_alarms", "releases", "want_release", "learning", "runs", "run"),
         *("start_run", "system", "deadletters", "deliveries", "audit", "accounts", "add_account"),
     }
 )
-NOTHING_GIVEN = {"me", "fleet", "runs", "start_run", "system", "accounts", "device", "alarm", "run"}  # nothing in them could be wrong
+NOTHING_GIVEN = {
+    "me",
+    "fleet",
+    "runs",
+    "start_run",
+    "system",
+    "accounts",
+    "device",
+    "alarm",
+    "run",
+}  # nothing in them could be wrong
 
 
 def without_tuples(schema: Any) -> Any:
@@ -66,7 +86,9 @@ class Site:
         admin = console.logged_in("admin")
         self.cookies = {"covey_session": admin.cookies["covey_session"]}
         self.headers = {"X-CSRF-Token": admin.headers["X-CSRF-Token"]}
-        self.operations = {found.ok().definition.raw["operationId"]: found.ok() for found in schema.get_all_operations()}
+        self.operations = {
+            found.ok().definition.raw["operationId"]: found.ok() for found in schema.get_all_operations()
+        }
 
 
 @pytest.fixture(scope="module")
