@@ -8,17 +8,18 @@ help:
 	@echo 'make chaos   loads x faults, half an hour          ARGS="--faults kill-*"'
 	@echo 'make harm    power cuts, kills, bad bundles, long  ARGS="-k kill"'
 	@echo 'make fuzz    every decoder, an hour                ARGS="-k mavlink"'
-	@echo 'make check   ruff, mypy, import rules'
+	@echo 'make check   ruff, mypy, import rules, tsc'
 	@echo 'make lock    write constraints.txt anew'
 
 demo:
 	@scripts/setup demo
 	@.venv/bin/covey demo $(ARGS)
 
+# Three on two cores: most tests wait for processes. tests/conftest.py orders the files, the long ones first.
 test:
 	@scripts/setup dev
 	@scripts/servers
-	@.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # As root it also cuts wires between namespaces and fills small file systems of its own; docs/chaos.md.
 chaos:
@@ -46,6 +47,7 @@ check:
 	@.venv/bin/mypy tests/servers.py tests/processes.py tests/conftest.py tests/chaos/run.py tests/chaos/devices.py \
 		tests/chaos/crowd_devices.py
 	@.venv/bin/lint-imports --no-logo
+	@scripts/check-js
 
 # One file for every Python from 3.11 on: what differs carries a marker. uv looks past a library's upper bound on
 # Python and pip does not, so what pip would refuse is kept out: backports-strenum 1.3 says "below 3.11".

@@ -14,8 +14,10 @@ from cloud import (
     console_cli,
     desk_cli,
     devices_cli,
+    lineage_cli,
     releases_cli,
     rounds_cli,
+    rules_cli,
     show_cli,
     store_cli,
 )
@@ -37,10 +39,12 @@ app = typer.Typer(
 app.add_typer(releases_cli.app, name="releases")
 app.add_typer(rounds_cli.app, name="rounds")
 app.add_typer(devices_cli.app, name="devices")
+app.add_typer(rules_cli.app, name="rules")
 app.add_typer(store_cli.app, name="store")
 show_cli.register(app)
 command_cli.register(app)
 desk_cli.register(app)
+lineage_cli.register(app)
 console_cli.register(app)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; options win over it.")]
@@ -67,11 +71,23 @@ def run(
     ack_after: Annotated[
         str | None, typer.Option("--ack-after", help="store: say on covey.acks what is committed; or kafka.")
     ] = None,
+    stages: Annotated[
+        str | None, typer.Option("--stages", help="Of store,enrich,route,deliver: the parts this process runs.")
+    ] = None,
+    rules: Annotated[
+        str | None, typer.Option("--rules", help="TOML file of routing rules, webhooks, mailboxes.")
+    ] = None,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Name of this process, no other's, the same at each start.")
+    ] = None,
+    health_port: Annotated[
+        int | None, typer.Option("--health-port", help="/healthz, /readyz, /metrics; 0: none.")
+    ] = None,
     check: Check = False,
     die_with_parent: DieWithParent = False,
     log_level: LogLevel = "info",
 ) -> None:
-    """Store the stream exactly once, acknowledge it, and tell devices which release is wanted."""
+    """Store the stream exactly once, give alarms their context, route them, and tell devices what is wanted."""
     settings = _config(
         config,
         kafka=kafka,
@@ -81,15 +97,26 @@ def run(
         repository_dir=repository_dir,
         base_url=base_url,
         ack_after=ack_after,
+        stages=stages,
+        rules=rules,
+        instance=instance,
+        health_port=health_port,
     )
+    from cloud.stream import rules_file
+
+    rules_file.load(settings.rules)
     if check:
+        from cloud.stream.model import Model
+
+        for model in settings.enrich.values():
+            Model(model)
         return
     from cloud import service
     from covey import runtime
 
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
     service.run(settings, runtime.install_stop())
 
 
@@ -121,7 +148,7 @@ def serve(
 
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
 
     def ready(bound: int) -> None:
         print(bound, flush=True)
@@ -164,17 +191,38 @@ def status(store: Store = None, as_json: AsJson = False) -> None:
         output.print_pairs(row)
 
 
-@app.command(epilog="Example: covey cloud export --store covey.db --out events.jsonl")
+@app.command(epilog="Example: covey cloud export alarms --from 2026-12-01 --format parquet --out alarms.parquet")
 def export(
-    out: Annotated[Path, typer.Option("--out", help="File to write; - for stdout.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; - for stdout, without a table.")],
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="Whole rows of a table; without one, a line per event.")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Date or time (UTC) of the first row.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Date or time (UTC) before which the last lies.")] = None,
+    form: Annotated[str, typer.Option("--format", help="jsonl or parquet.")] = "jsonl",
     store: Store = None,
 ) -> None:
-    """Write one JSON line per stored event: device, outbox, seq, kind, time, sha256, received_s."""
-    from cloud.store import reader
+    """Write a table's rows (events, summaries, hours, alarms, ...) of a time range, whole or not at all.
 
-    with opened(store) as engine, _target(out) as file:
-        for line in reader.export(engine):
-            file.write(line)
+    Without a table: one JSON line per stored event with device, outbox, seq, kind, time, sha256, received_s.
+    """
+    from cloud.store import export as exporting
+    from cloud.store import reader
+    from covey.errors import UsageError
+
+    if form not in ("jsonl", "parquet"):
+        raise UsageError(f"--format: jsonl or parquet expected, {form[:40]!r} received")
+    if table is None:
+        if form != "jsonl" or from_ is not None or to is not None:
+            raise UsageError(f"export: a table expected with --format, --from or --to: {', '.join(exporting.TIMES)}")
+        with opened(store) as engine, _target(out) as file:
+            for line in reader.export(engine):
+                file.write(line)
+        return
+    from_s, to_s = lineage_cli.time_of("--from", from_), lineage_cli.time_of("--to", to)
+    with opened(store) as engine:
+        count = exporting.export(engine, table, out, "parquet" if form == "parquet" else "jsonl", from_s, to_s)
+    typer.echo(f"{count} rows of {table}", err=True)
 
 
 @contextmanager

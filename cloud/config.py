@@ -23,6 +23,37 @@ DEFAULT_GROUP = "default"
 _GROUP = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 
+# Parts of `covey cloud run`, each a thread. `deliver` tries what `route` has decided to tell.
+STAGES = ("store", "enrich", "route", "deliver")
+
+
+class EnrichModel(Struct, frozen=True):
+    """A model of one's own that judges alarms: `[enrich.model]`."""
+
+    path: str  # ONNX file: input (B, F) float32, output (B,) or (B, K)
+    features: Annotated[list[str], Meta(min_length=1, max_length=256)]  # names, docs/routing.md; F of them
+
+
+Days = Annotated[float, Meta(ge=0, le=36_500)]
+
+
+class RetentionConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Table `[retention]`: how long the store keeps what (docs/store.md), in days since receipt; 0: for ever."""
+
+    events_days: Days = 30.0  # summaries and status as devices wrote them; summaries live on in `hours`
+    alarms_days: Days = 400.0  # alarms that have ended, with their events, context and verdicts
+    hours_days: Days = 0.0
+    learning_days: Days = 400.0  # steps of the loop, rounds of training
+    deliveries_days: Days = 30.0  # to webhooks and mailboxes, delivered or given up
+    dead_letters_days: Days = 30.0
+
+    def __post_init__(self) -> None:
+        """Rules between keys."""
+        if self.alarms_days and self.alarms_days < self.events_days:
+            msg = f"retention: alarms_days not below events_days ({self.events_days:g}) expected, {self.alarms_days:g} received"
+            raise ValueError(msg)
+
+
 class ConsoleConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """Table `[console]`: `covey cloud console` (docs/console.md)."""
 
@@ -85,14 +116,25 @@ class CloudConfig(Struct, frozen=True):
     repository_dir: str = DEFAULT_REPOSITORY_DIR
     base_url: str = DEFAULT_BASE_URL  # of `covey cloud serve`, as devices see it
     ack_after: Literal["kafka", "store"] = "kafka"  # store: what is committed comes back on covey.acks
-    batch_rows: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 20_000  # at most; so many only while a stage is behind
     batch_ms: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    stages: str = ",".join(STAGES)  # which parts this process runs
+    consumer_group: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "covey"  # prefix of the stages' groups
+    instance: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{0,64}$")] = ""  # no other process's; "": host and a number
+    rules: str = ""  # TOML file of routing rules, webhooks and mailboxes; "": the rules of docs/routing.md
+    enrich: dict[str, EnrichModel] = {}  # [enrich.model]
+    alarm_window_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0  # alarms so near each other are at the same time
+    drain_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  # a lag should be gone in so long: consumers wanted
+    health_host: str = "127.0.0.1"
+    health_port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # /healthz, /readyz, /metrics; 0: none
     serve_host: str = "127.0.0.1"
     serve_port: Annotated[int, Meta(ge=0, le=65_535)] = 8200  # 0: any free one, said on stderr
     serve_threads: Annotated[int, Meta(ge=1, le=1024)] = 64  # connections at a time
     tls_cert: str = ""  # PEM chain; "": plain HTTP, what is served is signed anyway
     tls_key: str = ""
+    log_json: bool = False  # one JSON object per log line, of every process that this configures
     console: ConsoleConfig = ConsoleConfig()
+    retention: RetentionConfig = RetentionConfig()
 
     def __post_init__(self) -> None:
         """Rules between keys."""
@@ -108,9 +150,22 @@ class CloudConfig(Struct, frozen=True):
         if not self.base_url.startswith(("http://", "https://")):
             msg = f"base_url: http:// or https:// expected, {self.base_url!r} received"
             raise ValueError(msg)
+        unknown = [word for word in self.stages.split(",") if word.strip() not in STAGES]
+        if unknown:
+            msg = f"stages: some of {', '.join(STAGES)} expected, {', '.join(map(repr, unknown))} received"
+            raise ValueError(msg)
+        if self.enrich.keys() - {"model"}:
+            msg = f"enrich: [enrich.model] expected, {', '.join(sorted(self.enrich))} received"
+            raise ValueError(msg)
         wrong = self.kafka_credentials.rules()
         if wrong:
             raise ValueError("; ".join(wrong))
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Which parts this process runs, in the order of the road."""
+        asked = {word.strip() for word in self.stages.split(",")}
+        return tuple(name for name in STAGES if name in asked)
 
     @property
     def kafka_credentials(self) -> Credentials:

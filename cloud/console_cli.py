@@ -46,5 +46,5 @@ def console(
 
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
     server.run(settings, runtime.install_stop(), lambda told: typer.echo(f"console on {told}"), config)

@@ -43,7 +43,7 @@ def run(
     settings = _settings(config, kafka, kafka_kind)
     if die_with_parent:
         runtime.die_with_parent()
-    runtime.start_logging("cloud", log_level)
+    runtime.start_logging("cloud", log_level, json_lines=settings.log_json)
     code = learning_run.run(settings, words, runtime.install_stop(), flush_s)
     if code:
         raise typer.Exit(code if code > 0 else 1)

@@ -140,7 +140,7 @@ class Adapt(Struct, frozen=True, forbid_unknown_fields=True):
     hold_windows: Width = 512  # windows above the threshold before a new level may count as normal, at least
     hold_share: Annotated[float, Meta(ge=0, le=1)] = 1 / 16  # of the windows that calibration rests on, if that is more
     rate: Annotated[float, Meta(gt=0, le=0.1)] = 1 / 2048  # share of the way that a calm window moves the level
-    bound: Annotated[float, Meta(gt=0, le=1000)] = 25.0  # thresholds: greatest score that the level may take away
+    bound: Annotated[float, Meta(gt=0, le=1000)] = 49.0  # thresholds: greatest score that the level may take away
 
 
 class Scoring(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

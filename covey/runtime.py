@@ -118,10 +118,19 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.close(directory)
 
 
+# What a line may say beside its words, by `extra=` of the logging call: one trace is found in the logs of every role.
+LOG_FIELDS = ("trace_id", "device", "alarm_id", "stage")
+
+
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "role": record.name}
-        line["message"] = record.getMessage()
+        line: dict[str, object] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "role": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name) for name in LOG_FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line)

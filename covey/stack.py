@@ -29,6 +29,7 @@ EMBEDDED = {
 }
 STATE_FILE = "stack.json"
 STORE_FILE = "store.db"
+FIRST_FILE = "release-1.covey"
 DEFAULT_DIR = ".covey"
 
 
@@ -115,7 +116,7 @@ class Stack:
         self.children.start(
             "cloud",
             covey_command("cloud", "run", "--kafka", self.kafka, "--kafka-kind", "embedded")
-            + ["--broker-instance", self._instance, "--store", self.store, "--ack-after", "store"]
+            + ["--broker-instance", self._instance, "--instance", "one", "--store", self.store, "--ack-after", "store"]
             + ["--repository-dir", str(self.repository), "--base-url", self.base_url, "--die-with-parent"],
         )
 
@@ -126,6 +127,27 @@ class Stack:
             covey_command("cloud", "serve", "--repository-dir", str(self.repository), "--host", HOST)
             + ["--port", str(self.ports["serve"]), "--die-with-parent"],
         )
+
+    def start_console(self, stop: threading.Event) -> None:
+        """Start the console, on loopback, and wait until it answers. A run that is started there learns from the agents' rings."""
+        port = self.ports["console"]
+        first, learned = self.folder / FIRST_FILE, self.folder / "learned.covey"
+        training = ["--engine", "local", "--stack", str(self.folder), "--initial", str(first), "--out", str(learned)]
+        lines = {
+            "kafka": self.kafka,
+            "kafka_kind": "embedded",
+            "broker_instance": "none",  # it reads nothing from the broker
+            "store": self.store,
+            "repository_dir": str(self.repository),
+            "base_url": self.base_url,
+        }
+        # A JSON text is a TOML text, and so is a list of them.
+        told = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+        told += f"[console]\nport = {port}\ntraining = {json.dumps(training)}\n"
+        path = self.folder / "console.toml"
+        write_whole(path, told.encode(), 0o600)
+        self.children.start("console", covey_command("cloud", "console", "--config", str(path), "--die-with-parent"))
+        self.children.wait_until(partial(accepts, HOST, port), READY_S, "console", stop)
 
     def start_agent(self, device: str, options: Sequence[str]) -> None:
         """Start one agent with its own state folder."""

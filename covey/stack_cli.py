@@ -36,9 +36,10 @@ def up(
     kafka_port: Annotated[int, typer.Option(min=1, max=65535, help="Loopback port.")] = 9092,
     serve_port: Annotated[int, typer.Option(min=1, max=65535, help="Loopback port of the releases.")] = 8200,
     health_port: Annotated[int, typer.Option(min=1, max=65535, help="Loopback port of the gateway's health.")] = 8081,
+    console_port: Annotated[int, typer.Option(min=1, max=65535, help="Loopback port of the console.")] = 8300,
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything answers.")] = False,
 ) -> None:
-    """Start the embedded brokers, gateway, store, bundle server and simulated devices, and keep them running."""
+    """Start the embedded brokers, gateway, store, console, bundle server and simulated devices, and keep them running."""
     from covey import runtime
     from covey.stack import is_running, read_state
     from covey.up import run
@@ -47,8 +48,9 @@ def up(
     if (folder / "stack.json").exists() and is_running(read_state(folder)):
         raise UsageError(f"{folder}: a stack runs there already: covey down --dir {folder}")
     ports = {"mqtt": mqtt_port, "kafka": kafka_port, "serve": serve_port, "health": health_port}
+    ports["console"] = console_port
     if len(set(ports.values())) != len(ports):
-        raise UsageError(f"four different ports expected, {', '.join(map(str, ports.values()))} received")
+        raise UsageError(f"five different ports expected, {', '.join(map(str, ports.values()))} received")
     if detach:
         _detach(folder, devices, flights, speed, ports)
         return
@@ -114,6 +116,7 @@ def _detach(folder: Path, devices: int, flights: Path | None, speed: float, port
             raise ProcessError("up", f"not ready after {READY_S:.0f} s", log.read_text(errors="replace")[-3000:])
         time.sleep(0.1)
     typer.echo(f"up: covey status --dir {folder}; covey down --dir {folder}", err=True)
+    typer.echo(f"console: http://127.0.0.1:{ports['console']}", err=True)
 
 
 def _alive(pid: int) -> bool:

@@ -13,7 +13,7 @@ from covey.demo import plan as planning
 from covey.errors import CoveyError
 from covey.processes import covey_command
 from covey.runtime import write_whole
-from covey.stack import EMBEDDED, Stack
+from covey.stack import EMBEDDED, FIRST_FILE, HOST, Stack
 
 if TYPE_CHECKING:
     import threading
@@ -31,7 +31,7 @@ def run(
 
     Args:
         folder: where state lives; made when it is not there.
-        ports: of mqtt, kafka, serve and health, on loopback.
+        ports: of mqtt, kafka, serve, health and console, on loopback.
         devices: simulated agents; 0 for none (real ones may connect).
         flights: folder of logs with a manifest; simulated when None.
         speed: how many times faster than real time they fly.
@@ -43,12 +43,14 @@ def run(
     stack = Stack(folder, ports)  # makes the folder when its first part starts
     try:
         stack.start_core(stop)
+        stack.start_console(stop)
         if devices:
             _start_fleet(stack, devices, flights, speed, stop)
         stack.save()
         for part, words in EMBEDDED.items():
             log.warning("embedded %s: %s", part, words)
         log.info("up: mqtt %s, kafka %s, releases %s, store %s", stack.mqtt, stack.kafka, stack.base_url, stack.store)
+        log.info("console: http://%s:%d", HOST, ports["console"])
         while not stop.wait(MEND_S):
             for name in stack.mend():
                 log.warning("%s ended and was started again: see %s", name, stack.children.folder / f"{name}.log")
@@ -68,7 +70,7 @@ def _start_fleet(stack: Stack, devices: int, flights: Path | None, speed: float,
         words = ["--vehicles", str(devices), "--healthy", "5", "--damaged", str(max(1, devices * 2 // 5))]
         stack.children.run("flights", covey_command("sim", "flights", "--out", str(source), *words), PHASE_S, stop)
     plan = planning.make_plan(source, planning.read_manifest(source), devices)
-    first = stack.folder / "release-1.covey"
+    first = stack.folder / FIRST_FILE
     if not first.exists():
         log.info("fitting a first bundle on %s", ", ".join(plan.fit))
         data = [w for file in plan.fit for w in ("--data", str(source / file))]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covey import wire
+from covey import health, tracing, wire
 from covey.errors import BundleError, DataError, UpdateError
 from edge.boot import first_model, open_slot, opened_uplink
 from edge.commission import Ring, calibrated, fits
@@ -61,6 +61,7 @@ def run(config: AgentConfig, stop: threading.Event) -> None:
         stack.callback(notifier.close)
         notifier.extend(_START_S)  # commissioning reads whole flights
         agent = Agent(config, stop, stack)
+        stack.enter_context(health.serve("127.0.0.1", config.metrics_port, agent.voice.view))
         notifier.ready(agent.voice.words)
         try:
             agent.loop(notifier)
@@ -92,7 +93,10 @@ class Agent:
         self._ring_path = self._state / "ring.bin"
         self._installer = Installer(config, self._slots, updater(config, self._state), self._ring_path, self._log)
         stack.callback(self._installer.close)
-        self._road = Road(lambda: opened_uplink(config, self._state, self._log))
+        traces = tracing.start("edge")
+        if traces is not None:
+            stack.callback(traces.close)
+        self._road = Road(lambda: opened_uplink(config, self._state, self._log, traces))
         stack.callback(self._road.close)
 
         self._trial = Trial(self._state / "trial.json")
@@ -113,9 +117,8 @@ class Agent:
         self._source.extras = (_BATTERY,)
         self._replay = config.speed == 0 and not any(map(is_live, config.sources))
         self._trouble = ""
-        self.voice = Voice(
-            config, self._state, self._core, slot, self._road, self._tally, self._installer, self._source, self._log
-        )
+        parts = (self._core, slot, self._road, self._tally, self._installer, self._source, self._log)
+        self.voice = Voice(config, self._state, *parts, traces)
         self._source.columns = model.manifest.inputs.channels
         self._ring = self._opened_ring(model)
         stack.callback(lambda: self._ring.close())  # noqa: PLW0108  # a release may bring another ring

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Iterator
 
+    from covey.tracing import Tracing
     from edge.config import AgentConfig
     from edge.core import Loaded
     from edge.install import Installer
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened_uplink(config: AgentConfig, state: Path, log: logging.Logger) -> Iterator[Uplink]:
+def opened_uplink(
+    config: AgentConfig, state: Path, log: logging.Logger, tracing: Tracing | None = None
+) -> Iterator[Uplink]:
     """Outbox and link, opened together and closed in order; for the thread that will use them."""
     with Outbox(state / "outbox.db", config.device, config.outbox_bytes) as outbox:
         link = Link(
@@ -46,7 +49,7 @@ def opened_uplink(config: AgentConfig, state: Path, log: logging.Logger) -> Iter
         )
         try:
             window = SendWindow(config.window_rows, config.ack_timeout_s, config.hold_s)
-            yield Uplink(outbox, link, window, log, Budget(config.links))
+            yield Uplink(outbox, link, window, log, Budget(config.links), tracing)
         finally:
             link.close()
 

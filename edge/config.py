@@ -73,6 +73,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     mqtt_user: str = ""
     mqtt_password_file: str = ""
 
+    trace_summaries: Annotated[float, Meta(ge=0, le=1)] = 0.0  # share of summaries with a trace; alarms always have one
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0  # /healthz, /readyz, /metrics on loopback; 0: none
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
 

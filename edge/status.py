@@ -43,6 +43,7 @@ class Tally:
     """What was scored since start."""
 
     windows: int = 0
+    alarms: int = 0
     raw_bytes: int = 0
     battery_v: float | None = None
     first_window_s: float | None = None
@@ -50,6 +51,7 @@ class Tally:
 
     def alarm(self, alarm: Alarm) -> None:
         """Count an alarm that began."""
+        self.alarms += alarm.state == "begin"
         if self.flights and alarm.state == "begin":
             flight = self.flights[-1]
             flight.alarms += 1
@@ -147,12 +149,19 @@ def read_status(state: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: an agent's state expected, no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    status["alive"] = _alive(int(status.get("pid", 0)))
+    except TypeError as error:
+        raise DataError(f"{path}: an object expected, another JSON value found") from error
+    pid, outbox = status.get("pid", 0), status.get("outbox", {})
+    if not isinstance(pid, int) or not isinstance(outbox, dict):
+        raise DataError(
+            f"{path}: pid as an integer and outbox as an object expected, {pid!r:.40} and {outbox!r:.40} found"
+        )
+    status["alive"] = _alive(pid)
     with contextlib.suppress(FileNotFoundError):
         from edge.outbox import count
 
         rows, size = count(state / "outbox.db")
-        status["outbox"] = status.get("outbox", {}) | {"pending": rows, "bytes": size}
+        status["outbox"] = outbox | {"pending": rows, "bytes": size}
     return status
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from covey import wire
 from covey.errors import LinkError, StoreError, WireError
 from edge.budget import Budget
+from edge.spans import Sent
 
 if TYPE_CHECKING:
     import logging
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
+    from covey.tracing import Tracing
     from edge.link import Link, Message
     from edge.outbox import Outbox
     from edge.resend import SendWindow
@@ -30,7 +32,13 @@ class Uplink:
     """The way up, and what comes down it."""
 
     def __init__(
-        self, outbox: Outbox, link: Link, window: SendWindow, log: logging.Logger, budget: Budget | None = None
+        self,
+        outbox: Outbox,
+        link: Link,
+        window: SendWindow,
+        log: logging.Logger,
+        budget: Budget | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.outbox, self.link, self.window = outbox, link, window
         self.budget = budget or Budget({})
@@ -38,6 +46,7 @@ class Uplink:
         self._was_connected = False
         self._heard = False  # a gateway was heard to speak on this connection
         self._trouble = ""
+        self._sent = None if tracing is None else Sent(tracing)
         if outbox.damaged:
             log.warning("%s: damaged and set aside; a new outbox %s begins", outbox.path, outbox.id)
         if outbox.restored:
@@ -108,6 +117,8 @@ class Uplink:
                 if places:
                     self.outbox.acknowledge(places)
                     self.window.acknowledged(places)
+                    if self._sent is not None:
+                        self._sent.acknowledged(places, time.time())
         elif kind == "desired":
             wanted.append(wire.decode(wire.Desired, payload))
         elif kind == "command":
@@ -137,4 +148,6 @@ class Uplink:
                 self.outbox.give_up(row.place)
                 continue
             self.window.sent(row.place, now_s)
+            if self._sent is not None:
+                self._sent.sent(row.place, row.body, time.time())
             self.budget.sent(len(row.body), summary=row.kind == "summary")

@@ -5,18 +5,21 @@ It judges nothing and fetches nothing: it is told, and hands events to the road.
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from covey import wire
-from edge import report
+from covey import health, wire
+from covey.telemetry import new_trace
+from edge import metrics, report, spans
 from edge.status import status_in_memory, status_on_disk, write_status
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Sequence
 
+    from covey.tracing import Tracing
     from edge.alarms import Raised
     from edge.config import AgentConfig
     from edge.core import AgentCore
@@ -51,14 +54,16 @@ class Voice:
         installer: Installer,
         source: Source,
         log: logging.Logger,
+        tracing: Tracing | None = None,
     ) -> None:
         self.slot, self.phase, self.interval_s = slot, "commissioning", config.summary_interval_s
         self._config, self._core, self._road, self._tally, self._installer = config, core, road, tally, installer
-        self._source, self._log = source, log
+        self._source, self._log, self._tracing = source, log, tracing
         self._path = state / "status.json"
         self._memory = status_in_memory(self._path)
         self._next_s = self._next_idle_s = time.monotonic() + self.interval_s
         self._told: wire.Reported | None = None
+        self._status: dict[str, Any] = {}
 
     @property
     def words(self) -> str:
@@ -70,8 +75,11 @@ class Voice:
     def alarms(self, raised: Sequence[Raised]) -> None:
         """Each at once."""
         for alarm, traceparent in raised:
-            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel)
+            about = {"trace_id": alarm.trace_id, "device": self._config.device, "alarm_id": alarm.alarm_id}
+            self._log.info("alarm %s: %s, %s", alarm.state, alarm.alarm_id, alarm.top_channel, extra=about)
             self._tally.alarm(alarm)
+            if self._tracing is not None:
+                spans.tell_alarm(self._tracing, self._config.device, alarm, traceparent, time.time())
             self._road.put("alarm", alarm, traceparent)
 
     def soon(self) -> None:
@@ -102,7 +110,12 @@ class Voice:
         where = self._source.vehicle.position if self._config.share_position else None
         place = None if where is None else wire.Position(*where)
         data = core.summary.build(time.time(), core.threshold, self._told, health, core.open_alarms, name, place)
-        self._road.put("summary", data)
+        traceparent = ""
+        if random.random() < self._config.trace_summaries:  # noqa: S311  # a sample, not a secret
+            traceparent = new_trace()[1]
+            if self._tracing is not None:
+                spans.tell_summary(self._tracing, self._config.device, data, traceparent, time.time())
+        self._road.put("summary", data, traceparent)
 
     def say(self, kind: Literal["start", "stop", "update"], detail: str, *, ok: bool = True) -> None:
         """A turn in the agent's life."""
@@ -118,7 +131,12 @@ class Voice:
         status = report.status(self._core, self._tally, self._road.view, self._installer)
         status |= {"may_learn": held or "yes", "device": self._config.device, "state": self.phase}
         status |= {"source": {"problem": self._source.problem, "counts": dict(self._source.counts)}}
-        write_status(self._memory, status | {"ring_windows": ring_windows})
+        self._status = status | {"ring_windows": ring_windows}
+        write_status(self._memory, self._status)
+
+    def view(self) -> health.View:
+        """For the health port's threads: the last status, which is replaced whole."""
+        return metrics.view(self._status, time.time())
 
     def close(self) -> None:
         """The last status stays with the state."""

@@ -45,7 +45,7 @@ def train(
         str | None,
         typer.Option(
             "--engine",
-            help="simulation (files or rings, this process), local (rings, a process each) or flower (a SuperLink's).",
+            help="simulation (files or rings, here), local (rings, a process each) or flower (a SuperLink's).",
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="1; pca needs no more.")] = None,
@@ -98,6 +98,9 @@ def train(
     events: Annotated[
         str | None, typer.Option("--events", help="File for the run's lines (JSON), written as they come; - is stdout.")
     ] = None,
+    health_port: Annotated[
+        int, typer.Option("--health-port", help="/healthz, /readyz, /metrics on loopback; 0: none.", min=0, max=65_535)
+    ] = 0,
     die_with_parent: Annotated[
         bool, typer.Option("--die-with-parent", help="End when the starting process ends.")
     ] = False,
@@ -137,7 +140,9 @@ def train(
     there = "those that join" if link is not None else f"{len(devices)} devices"
     typer.echo(f"{plan.family}: {there}, {plan.rounds} rounds, strategy {plan.rule}, engine {chosen}", err=True)
     task = start.Task(plan, devices, chosen, out, initial, checkpoint, resume=resume, link=link)
-    report = start.run(task, runtime.install_stop(), events, say=lambda line: typer.echo(line, err=True))
+    report = start.run(
+        task, runtime.install_stop(), events, say=lambda line: typer.echo(line, err=True), health_port=health_port
+    )
     say(report, as_json=as_json, err=events == "-")
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from covey.errors import AggregationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -25,6 +25,7 @@ FAR_FROM = 8  # updates: of fewer, honest ones lie farther apart than lies do
 FAR_STEP = 3.0  # of the median distance, for shortened changes of weights: honest devices of our sets stay within 2.8
 AGREED = 0.5  # median cosine with the median change from which on one that points the other way is refused
 FAR_SUM = 4.0  # for pca's scatters: within 2.3
+COLUMNS_BYTES = 32 << 20  # of updates that are compared at a time
 MAX_WEIGHT_RATIO = 4.0  # of the median number of windows
 MAX_WINDOWS = 1_000_000  # more than any ring holds: a larger count is a lie that would outweigh a fleet
 
@@ -86,9 +87,9 @@ def far_faults(updates: Sequence[Arrays], ratio: float) -> list[str | None]:
     if len(updates) < FAR_FROM:
         return [None] * len(updates)
     squares = np.zeros(len(updates))
-    for name in updates[0]:
-        rows = np.array([update[name] for update in updates], np.float64)  # (K, ...)
-        squares += np.square(rows - np.median(rows, axis=0)).reshape(len(rows), -1).sum(axis=1)
+    for rows in _columns(updates):
+        rows -= np.median(rows, axis=0)  # noqa: PLW2901  # in place on purpose: it may be large
+        squares += np.square(rows, out=rows).sum(axis=1)
     distances = np.sqrt(squares)
     bound = ratio * float(np.median(distances))
     return [
@@ -106,12 +107,13 @@ def away_faults(steps: Sequence[Arrays]) -> list[str | None]:
     """
     if len(steps) < FAR_FROM:
         return [None] * len(steps)
-    rows = np.array(
-        [np.concatenate([step[name].ravel() for name in sorted(step)]) for step in steps], np.float64
-    )  # (K, P)
-    middle = np.median(rows, axis=0)
-    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(middle)
-    cosines = rows @ middle / np.maximum(lengths, 1e-300)
+    dots, squares, middle_square = np.zeros(len(steps)), np.zeros(len(steps)), 0.0
+    for rows in _columns(steps):
+        middle = np.median(rows, axis=0)
+        dots += rows @ middle
+        squares += np.square(rows, out=rows).sum(axis=1)
+        middle_square += float(middle @ middle)
+    cosines = dots / np.maximum(np.sqrt(squares * middle_square), 1e-300)
     agreed = float(np.median(cosines))
     return [
         None
@@ -119,6 +121,15 @@ def away_faults(steps: Sequence[Arrays]) -> list[str | None]:
         else f"direction of most (cosine {agreed:.2g} with the median) expected, the opposite ({cosine:.2g}) came"
         for cosine in cosines.tolist()
     ]
+
+
+def _columns(updates: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
+    """All values of all updates, (K, some) at a time: whole, 10,000 updates of 6,000 weights are half a GB."""
+    step = max(1, COLUMNS_BYTES // (8 * len(updates)))
+    for name in sorted(updates[0]):
+        flat = [update[name].ravel() for update in updates]
+        for start in range(0, flat[0].size, step):
+            yield np.array([values[start : start + step] for values in flat], np.float64)
 
 
 def require_finite(state: Mapping[str, NDArray[Any]]) -> None:

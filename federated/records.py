@@ -99,17 +99,17 @@ def _record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
 def _encoded(values: NDArray[np.generic]) -> Array:
     if values.dtype.hasobject:
         return Array(values)  # which refuses it
-    data = _head(values.dtype.str, values.shape) + values.tobytes()
-    return Array(str(values.dtype), tuple(values.shape), "numpy.ndarray", data)
+    name, head = _head(values.dtype.str, values.shape)
+    return Array(name, values.shape, "numpy.ndarray", head + values.tobytes())
 
 
 @lru_cache(maxsize=512)
-def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Of an NPY file in C order."""
+def _head(dtype: str, shape: tuple[int, ...]) -> tuple[str, bytes]:
+    """Name of the type, and the head of an NPY file in C order."""
     buffer = io.BytesIO()
     head = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, head)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return str(np.dtype(dtype)), buffer.getvalue()
 
 
 def _decoded(array: Array) -> NDArray[Any]:

@@ -32,7 +32,7 @@ from federated.own import draft_of
 from federated.records import deflated
 from federated.rounds import Course, Traffic, play
 from federated.strategy import Answers, Crew
-from federated.streams import DAYS, kind_of, likely_day, stream_of
+from federated.streams import DAYS, following, kind_of, likely_day, stream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,8 +94,8 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, even
     crew = Crew(grid, plan, name_of, events)
     traffic = Traffic(grid)
     failed: dict[str, str] = {}
-    inputs, stream = _inputs(crew, initial, failed)
-    plan = settled(plan, inputs, *stream)
+    inputs, stream, rows = _inputs(crew, initial, failed)
+    plan = msgspec.structs.replace(settled(plan, inputs, *stream), adapt=following(plan.adapt, rows))
     crew = replace(crew, plan=plan)
     family = family_for(plan)
     d = draft_of(plan, inputs, 1).model.inputs
@@ -178,10 +178,12 @@ def _note(failed: dict[str, str], answers: Answers) -> None:
     failed.update(dict.fromkeys(answers.missing, "no answer in time"))
 
 
-def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple[Inputs, tuple[Kind, int]]:
-    """The initial bundle's inputs, or those that suit what the devices have."""
+def _inputs(
+    crew: Crew, initial: Bundle | None, failed: dict[str, str]
+) -> tuple[Inputs, tuple[Kind, int], float | None]:
+    """The initial bundle's inputs, or those that suit what the devices have; the stream; rows of the median device, if told."""
     if initial is not None:
-        return initial.manifest.inputs, stream_of(initial.manifest)
+        return initial.manifest.inputs, stream_of(initial.manifest), None
     shapes = {
         "channels": gate.Shape((-1,), "u", most=65_536),
         "shape": gate.Shape((2,)),
@@ -200,13 +202,15 @@ def _inputs(crew: Crew, initial: Bundle | None, failed: dict[str, str]) -> tuple
         )
     answered = answers.arrays.values()
     stream: tuple[Kind, int] = ("process", 0)
+    rows: float | None = None
     if answered:
         shares = np.median([told["daily"] for told in answered], axis=0)
-        found = kind_of(shares, float(np.median([told["rows"][0] for told in answered])))
+        rows = float(np.median([told["rows"][0] for told in answered]))
+        found = kind_of(shares, rows)
         wanted = crew.plan.stream
         best = DAYS[likely_day(shares)] if shares.max() > 0 else 0
         stream = found if wanted == "auto" else (wanted, best if wanted == "daily" else 0)
-    return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream
+    return choose_inputs(crew.plan, offers, DRONE_CHANNELS, stream), stream, rows
 
 
 def _state(initial: Bundle, like: Arrays) -> Arrays:

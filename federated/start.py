@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from covey.errors import CoveyError, UsageError
 from federated import events as lines
+from federated import metrics
 from federated.config import Job
 from federated.training import devices_of_files, devices_of_rings
 from federated.training import run as run_at_home
@@ -99,8 +100,12 @@ def link_of(
     )
 
 
-def run(task: Task, stop: threading.Event, events: str | None, say: Callable[[str], None]) -> Report:
+def run(
+    task: Task, stop: threading.Event, events: str | None, say: Callable[[str], None], health_port: int = 0
+) -> Report:
     """Run it, with its lines going to `events` (a file, or - for stdout) as well as to the checkpoint folder.
+
+    `health_port`: of loopback, where Prometheus finds its figures; 0: none.
 
     Raises:
         CoveyError: whatever ends the run; its last line says so, too.
@@ -117,6 +122,9 @@ def run(task: Task, stop: threading.Event, events: str | None, say: Callable[[st
             # A run that goes on tells all of its lines again: who took some of them before may have lost the last.
             begin = 0 if task.resume else lines.end_of(folder / lines.NAME)
             stack.callback(lines.copier(folder / lines.NAME, begin, write, threading.Event()))
+        if health_port:
+            take = stack.enter_context(metrics.served(health_port))
+            stack.callback(lines.copier(folder / lines.NAME, 0, take, threading.Event()))
         try:
             return _run(task, folder, stop, say)
         except CoveyError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from covey.bundle import Manifest
 
 Kind = Literal["process", "metrics", "daily"]
+Adapting = Literal["auto", "on", "off"]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -127,3 +128,15 @@ def kind_of(shares: NDArray[np.float64], rows: float) -> tuple[Kind, int]:
     if shares[best] >= DAILY_FROM:
         return "daily", DAYS[best]
     return ("metrics" if rows >= HISTORY_ROWS else "process"), 0
+
+
+def following(adapt: Adapting, rows: float | None) -> Adapting:
+    """`adapt` of a plan: off where it is left open and devices know too little for a new level to be told from it.
+
+    A level that holds for 512 rows is news in a history of thousands; of a history of 700 it may be all that there is.
+
+    Args:
+        adapt: as told.
+        rows: that a device has, the devices' median; None: not known.
+    """
+    return "off" if adapt == "auto" and rows is not None and rows < HISTORY_ROWS else adapt

@@ -125,15 +125,18 @@ def run(
     if out.is_dir():
         raise UsageError(f"{out}: a file to write expected, it is a folder")
     from federated.engines.home import run_server
+    from federated.engines.learners import simulation
     from federated.engines.local import LocalGrid
-    from federated.engines.simulation import SimulationGrid
 
     with ExitStack() as stack:
         folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="covey-train-")))
         told = (str(out), str(folder), str(initial) if initial is not None else None)
-        local = engine == "local"
         memory = checkpoint / "devices" if checkpoint is not None else None
-        grid = stack.enter_context(LocalGrid(devices, stop)) if local else SimulationGrid(devices, stop, memory)
+        grid = (
+            stack.enter_context(LocalGrid(devices, stop))
+            if engine == "local"
+            else simulation(devices, stop, memory, stack)
+        )
         run_server(grid, Job(plan, *told, resume=resume))
         return read_report(folder)
 

@@ -12,10 +12,9 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from covey import topics, wire
+from covey import health, topics, tracing, wire
 from covey.errors import ConfigError, LinkError
 from covey.runtime import Backoff
-from gateway import health
 from gateway.acks import AckBook
 from gateway.admit import Admission, RateLimit
 from gateway.counts import Counts
@@ -51,7 +50,8 @@ class _Bridge:
             mappings=config.mappings,
         )
         self.link = Link(config, log)
-        self.uplink = Uplink(config, admission, self.acks, self.counts, log)
+        self.tracing = tracing.start("gateway")
+        self.uplink = Uplink(config, admission, self.acks, self.counts, log, self.tracing)
         self.downlink = Downlink(config, self.acks, self.counts, log)
         self._tick = Tick(time.monotonic())
         self._aside_at_s = 0.0
@@ -119,6 +119,8 @@ class _Bridge:
         self.downlink.take_confirmed(self.link, time.monotonic())
         self.downlink.close()
         self.uplink.close()
+        if self.tracing is not None:
+            self.tracing.close()
         self.log.info("stopped; %s", self._summary())
 
     def view(self) -> health.View:

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from gateway import exposition
+from covey import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from covey import topics
 from covey.errors import WireError
+from covey.tracing import child
 from gateway.admit import Accept, Mapped, Refused, dead_letter
 from gateway.lanes import LOOK_CLOSER, MAX_LANES, Lane
 
@@ -38,13 +39,26 @@ class Batch:
         headed: some of its records have headers, which `produce_batch` does not take.
         kept: records that the Kafka library has not got, or has given back.
         size_bytes: payloads together.
+        traces: (device, kind, the event's trace context, ours) of those whose spans are told.
     """
 
-    __slots__ = ("accepted", "generation", "headed", "kept", "mids", "parts", "refused", "since_s", "size_bytes")
+    __slots__ = (
+        "accepted",
+        "generation",
+        "headed",
+        "kept",
+        "mids",
+        "parts",
+        "refused",
+        "since_s",
+        "size_bytes",
+        "traces",
+    )
 
     def __init__(self, generation: int, since_s: float) -> None:
         self.generation = generation
         self.since_s = since_s
+        self.traces: list[tuple[str, str, str, str]] = []
         self.mids: list[int] = []
         self.parts: dict[str, list[Record]] = {}
         self.accepted: list[tuple[str, str, int]] = []
@@ -88,9 +102,17 @@ _NOBODY = _Nobody()
 
 
 class Intake:
-    """The judging side of a gateway: remembers topics, counts what comes."""
+    """The judging side of a gateway: remembers topics, counts what comes.
 
-    def __init__(self, admission: Admission, counts: Counts, log: logging.Logger) -> None:
+    Args:
+        admission: what is accepted.
+        counts: of what came.
+        log: of what is put aside.
+        traced: spans are told: an event with a trace context goes on with a span of the gateway above it.
+    """
+
+    def __init__(self, admission: Admission, counts: Counts, log: logging.Logger, *, traced: bool = False) -> None:
+        self._traced = traced
         self._admission = admission
         self._counts = counts
         self._log = log
@@ -136,8 +158,7 @@ class Intake:
             elif lane.__class__ is Lane and (seq := lane.judge(payload, now_s)) != LOOK_CLOSER:
                 record = {"key": lane.key, "value": payload}
                 if lane.traced and lane.trace:
-                    record["headers"] = [("traceparent", lane.trace.encode())]
-                    batch.headed = True
+                    record["headers"] = [("traceparent", self._trace(batch, lane).encode())]
                 accepted.append((lane.device, lane.outbox, seq))
                 kinds[lane.kind] = kinds.get(lane.kind, 0) + 1
             else:
@@ -160,6 +181,15 @@ class Intake:
         self._counts.observe("batch_messages", len(received))
         return batch
 
+    def _trace(self, batch: Batch, lane: Lane) -> str:
+        """The trace context that the record goes on with: the event's own, or a span of ours under it."""
+        batch.headed = True
+        if not self._traced:
+            return lane.trace
+        own = child(lane.trace)
+        batch.traces.append((lane.device, lane.kind, lane.trace, own))
+        return own
+
     def _lane(self, topic: bytes, now_s: float) -> Lane | _Mapped | _Nobody:
         if len(self._lanes) >= MAX_LANES:
             self._lanes.clear()
@@ -172,6 +202,7 @@ class Intake:
                 if address.kind in topics.UP_KINDS:
                     bucket = admission.rate.bucket(address.device, now_s)
                     made = Lane(address, admission.rate, bucket, admission.max_event_bytes)
+                    made.traced = made.traced or self._traced
             elif (route := admission.mappings.find(name)) is not None:
                 made = _Mapped(route, admission.rate.bucket(admission.rate_key(route), now_s))
         except (UnicodeDecodeError, WireError):

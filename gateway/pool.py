@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from covey import exposition, health
 from covey.processes import Child, Children, covey_command, free_port
 from covey.runtime import Backoff, write_whole
-from gateway import counts, exposition, health, layout
+from gateway import counts, layout
 
 if TYPE_CHECKING:
     import threading

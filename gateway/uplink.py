@@ -23,6 +23,7 @@ from gateway.kafka import make_producer, told
 if TYPE_CHECKING:
     import logging
 
+    from covey.tracing import Tracing
     from gateway.acks import AckBook
     from gateway.admit import Admission
     from gateway.config import GatewayConfig
@@ -74,10 +75,17 @@ class Uplink:
     """The producing side of a gateway."""
 
     def __init__(
-        self, config: GatewayConfig, admission: Admission, acks: AckBook, counts: Counts, log: logging.Logger
+        self,
+        config: GatewayConfig,
+        admission: Admission,
+        acks: AckBook,
+        counts: Counts,
+        log: logging.Logger,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
-        self._intake = Intake(admission, counts, log)
+        self._tracing = tracing
+        self._intake = Intake(admission, counts, log, traced=tracing is not None)
         self._acks = acks
         self._counts = counts
         self._log = log
@@ -288,9 +296,20 @@ class Uplink:
             if batch.accepted and self._config.ack_after == "kafka":
                 self._acks.add_all(batch.accepted, now_s)
             counts.observe("ack_delay_s", now_s - batch.since_s, records)
+            if batch.traces:
+                self._tell(batch.traces, now_s - batch.since_s)
             if batch.mids:
                 settled.append(Settled(batch.generation, batch.mids))
         return settled
+
+    def _tell(self, traces: list[tuple[str, str, str, str]], took_s: float) -> None:
+        """Spans of a batch that Kafka has: from receipt to its confirmation."""
+        if self._tracing is None:
+            return
+        now_s = time.time()
+        for device, kind, above, own in traces:
+            what = {"covey.device": device, "covey.kind": kind, "covey.gateway": self._config.name}
+            self._tracing.record("gateway", own, above, now_s - took_s, now_s, what)
 
     def _rebuild(self) -> None:
         """A new producer after a fatal error; what the old one had not confirmed is produced again (sinks drop repeats)."""

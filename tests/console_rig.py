@@ -56,8 +56,7 @@ class Console:
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
-            # A certificate of the test's own.
-            return httpx.get(f"{self.base}/readyz", verify=False, timeout=2).status_code == 200  # noqa: S501
+            return httpx.get(f"{self.base}/readyz", verify=False, timeout=2).status_code == 200  # noqa: S501  # ours, self-signed
         return False
 
     def client(self, **options: Any) -> httpx.Client:

@@ -95,7 +95,7 @@ class Scores(Struct):
     max: list[float]
     threshold: list[float]
     release: list[int]
-    alarms: list[tuple[float, float | None, str]]
+    alarms: list[list[float | str | None]]
 
 
 class _Point(Struct):
@@ -210,7 +210,7 @@ def scores(engine: Engine, name: str, from_s: float, to_s: float, points: int) -
             alarm.c.begin_s < to_s,
             sa.or_(alarm.c.end_s.is_(None), alarm.c.end_s >= from_s),
         )
-        alarms = [(row.begin_s, row.end_s, row.alarm_id) for row in connection.execute(spans.order_by(alarm.c.begin_s))]
+        alarms = [[row.begin_s, row.end_s, row.alarm_id] for row in connection.execute(spans.order_by(alarm.c.begin_s))]
     if coarse:
         by_hour: dict[float, list[_Point]] = {}
         for point in fine:

@@ -13,8 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cloud.config import DEFAULT_BASE_URL
-from cloud.store import schema, tables
-from cloud.store.changes import number as change_number
+from cloud.store import changes, schema, tables
 from cloud.store.writer import enqueue, tell_learning
 from covey import topics, wire
 from covey.errors import UsageError
@@ -121,7 +120,7 @@ def want_newest(connection: Connection, device: str, base_url: str) -> int | Non
     return int(row["number"])
 
 
-def change_parameters(connection: Connection, device: str, changes: Mapping[str, object]) -> wire.Parameters:
+def change_parameters(connection: Connection, device: str, given: Mapping[str, object]) -> wire.Parameters:
     """Send a device other parameters with what is wanted of it already, as a new revision.
 
     Raises:
@@ -132,12 +131,12 @@ def change_parameters(connection: Connection, device: str, changes: Mapping[str,
     if old is None:
         raise UsageError(f"{device}: a wanted release expected, which parameters travel with; none is wanted yet")
     message = wire.decode(wire.Desired, old)
-    unknown = sorted(set(changes) - set(wire.Parameters.__struct_fields__))
+    unknown = sorted(set(given) - set(wire.Parameters.__struct_fields__))
     if unknown:
         known = ", ".join(wire.Parameters.__struct_fields__)
         raise UsageError(f"{device}: parameters {known} expected, {', '.join(unknown)[:200]} received")
     try:
-        parameters = msgspec.convert(msgspec.structs.asdict(message.parameters) | dict(changes), wire.Parameters)
+        parameters = msgspec.convert(msgspec.structs.asdict(message.parameters) | dict(given), wire.Parameters)
     except msgspec.ValidationError as error:
         raise UsageError(f"{device}: parameters: {error}") from error
     message = msgspec.structs.replace(message, parameters=parameters, revision=_next_revision(connection, device))
@@ -234,9 +233,9 @@ def _save(connection: Connection, message: wire.Desired) -> None:
     }
     statement = schema.insert(connection, tables.desired).values(values)
     connection.execute(statement.on_conflict_do_update(index_elements=["device"], set_=values))
-    table = tables.devices  # a device that is wanted to run something else is updating, in views
-    stamp = sa.update(table).where(table.c.device == message.device).values(changed=change_number(connection))
-    connection.execute(stamp)
+    device = tables.devices  # live views show what is wanted beside what runs
+    stamped = sa.update(device).where(device.c.device == message.device).values(changed=changes.number(connection))
+    connection.execute(stamped)
 
 
 def _step(kind: str, release: Release, device: str = "", detail: str = "") -> wire.Learning:

@@ -107,11 +107,13 @@ _IDENTITIES = columns("identities", "device:s outbox:s seq:i")
 
 def _known(source: str, names: Sequence[str]) -> str:
     device, outbox, seq = (f"w.{name}" for name in names)
+    # Past an outbox's newest nothing is stored: NULL ends a search of the largest index before it begins.
+    old = f"CASE WHEN {seq} <= o.newest THEN {seq} END"
     return (
         f"SELECT {device}, {outbox}, {seq}, e.sha256, a.last, o.ordinal, d.release, d.reported FROM {source} AS w "  # noqa: S608
-        f"LEFT JOIN events AS e ON e.device = {device} AND e.outbox = {outbox} AND e.seq = {seq} "
-        f"LEFT JOIN aged_out AS a ON a.device = {device} AND a.outbox = {outbox} AND a.first <= {seq} AND a.last >= {seq} "
         f"LEFT JOIN outboxes AS o ON o.device = {device} AND o.outbox = {outbox} "
+        f"LEFT JOIN events AS e ON e.device = {device} AND e.outbox = {outbox} AND e.seq = {old} "
+        f"LEFT JOIN aged_out AS a ON a.device = {device} AND a.outbox = {outbox} AND a.first <= {old} AND a.last >= {seq} "
         f"LEFT JOIN devices AS d ON d.device = {device}"
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -41,11 +41,27 @@ _COUNTED = ", ".join(
 )
 
 
+class Envelope(Protocol):
+    """What is looked at of a `wire.Event`."""
+
+    @property
+    def type(self) -> str:
+        """Whose event it is, and of what."""
+
+    @property
+    def time(self) -> str:
+        """Device clock, RFC 3339."""
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context, or ""."""
+
+
 class Received(NamedTuple):
     """One decoded event; `event.type` says of whom: a device, the gateway (presence), or the cloud itself (`told.TYPES`)."""
 
     identity: wire.Identity
-    event: wire.Event
+    event: Envelope
     data: msgspec.Struct
     body: bytes  # as the device wrote it
     received_s: float  # Kafka's timestamp, seconds since the epoch
@@ -88,6 +104,8 @@ def write_batch(
     received: Sequence[Received],
     refused: Sequence[Refused] = (),
     letters: Sequence[Letter] = (),
+    *,
+    tell_safe: bool = True,
 ) -> Applied:
     """Put a batch into the store: all of it, with the offsets, or nothing.
 
@@ -98,6 +116,7 @@ def write_batch(
         received: events in any order.
         refused: what could not be decoded; becomes dead letters.
         letters: dead letters that Kafka has already.
+        tell_safe: whether `Applied.safe` is asked for.
 
     Raises:
         StoreError: nothing was written; the same batch may be tried again.
@@ -133,8 +152,10 @@ def write_batch(
             {DUPLICATES_REFUSED: parts.repeated, CONFLICTS: len(parts.conflicts), UNDECODABLE: len(refused)},
         )
         _save_offsets(connection, broker, offsets)
-    safe = dict.fromkeys(one.identity for one in events)
-    safe |= dict.fromkeys(one.identity for one in refused if one.identity is not None)
+    safe: dict[wire.Identity, None] = {}
+    if tell_safe:
+        safe = dict.fromkeys(one.identity for one in events)
+        safe |= dict.fromkeys(one.identity for one in refused if one.identity is not None)
     return Applied(list(safe), len(parts.new), parts.repeated, len(parts.conflicts), len(refused))
 
 

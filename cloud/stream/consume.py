@@ -8,156 +8,143 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Annotated
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from cloud.store.schema import StoreRefusesError
-from cloud.store.writer import Applied, Received, Refused, load_offsets, write_batch
-from cloud.stream.kafka import Reader
+from cloud.store.told import Letter
+from cloud.store.writer import KIND_OF_DEVICE, Received, Refused, load_offsets, write_batch
+from cloud.stream.decode import decode_record
+from cloud.stream.spans import Spans
+from cloud.stream.stage import Made
 from covey import topics, wire
-from covey.errors import LinkError, StoreError, WireError
-from covey.runtime import Backoff
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
     from cloud.config import CloudConfig
-    from cloud.stream.kafka import Record, Writer
+    from cloud.store.writer import Applied
+    from cloud.stream.kafka import Place, Record, Writer
+    from covey.tracing import Tracing
 
 _log = logging.getLogger("cloud.consume")
 
-TOPICS = (topics.SUMMARIES, topics.ALARMS, topics.STATUS)
-NEW_PARTITIONS_S = 5.0  # how often to look for topics and partitions that have appeared
+Decoded = Received | Refused | Letter
+
+TOPICS = (
+    topics.SUMMARIES,
+    topics.ALARMS,
+    topics.STATUS,
+    topics.ALARMS_ENRICHED,
+    topics.ALARMS_HIGH,
+    topics.ALARMS_LOW,
+    topics.LEARNING,
+    topics.DEADLETTER,
+)
+PUBLISH_S = 0.2  # how often the store is asked for messages to produce and for devices that have appeared
 MAX_RANGES, MAX_OUTBOXES = 256, 16  # of one ack, docs/protocol.md
 
 
-class _Id(msgspec.Struct):
-    """The one field that an acknowledgement of a refused message needs."""
+class StoreStage:
+    """The stage `store`: events with their offsets into the store, then acknowledgements; whatever the store has to say."""
 
-    id: Annotated[str, msgspec.Meta(max_length=160)]
+    name = "store"
+    topics = TOPICS
+    gather_s = 0.01  # a commit is a write to the disk
+    sends = False  # offsets belong to the store's own transaction
 
+    def __init__(
+        self,
+        config: CloudConfig,
+        engine: Engine,
+        writer: Writer,
+        chores: Callable[[], None],
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Prepare.
 
-class Intake:
-    """One consumer: its reader, its offsets, its acknowledgements."""
+        Args:
+            config: of the process.
+            engine: an open store.
+            writer: for acknowledgements.
+            chores: what one instance of this stage does for all, every `PUBLISH_S`.
+            tracing: where spans are told, if anywhere.
+        """
+        self._spans = None if tracing is None else Spans(tracing, self.name)
+        self._config, self._engine, self._writer, self._chores = config, engine, writer, chores
+        self._chores_at = 0.0
 
-    def __init__(self, config: CloudConfig, engine: Engine, writer: Writer, stop: threading.Event) -> None:
-        self._config = config
-        self._engine = engine
-        self._writer = writer
-        self._stop = stop
-        self._reader: Reader | None = None
-        self._broker = ""
-        self._offsets: dict[tuple[str, int], int] = {}
-        self._look_again = 0.0
-        self._backoff = Backoff(cap_s=5.0)
-        self._partitions = 0
+    def begin(self, broker: str, _places: Sequence[Place]) -> Mapping[Place, int]:
+        """Where the store's last transaction ended."""
+        return load_offsets(self._engine, broker)
 
-    def step(self) -> Applied | None:
-        """Read and store one batch; None when nothing came. Waits at most a batch's time, or a backoff."""
-        try:
-            reader = self._connected()
-        except (LinkError, StoreError) as error:
-            _log.warning("%s; trying again", error)
-            self._stop.wait(self._backoff.next_s())
-            return None
-        records = reader.batch(self._config.batch_rows, self._config.batch_ms / 1000)
-        if not records:
-            return None
-        return self._store(records)
+    def process(self, broker: str, records: Sequence[Record]) -> Made:
+        """Write a batch and acknowledge what is safe.
 
-    def close(self) -> None:
-        """Leave the broker."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-    def _connected(self) -> Reader:
-        now = time.monotonic()
-        if self._reader is None:
-            reader = Reader(self._config, TOPICS)
-            try:
-                self._broker = self._config.broker_instance or reader.instance()
-                self._offsets = load_offsets(self._engine, self._broker)
-            except BaseException:
-                reader.close()
-                raise
-            self._reader = reader
-            self._look_again = now
-        if now >= self._look_again:
-            new = self._reader.assign_new(self._offsets)
-            if new:
-                self._partitions += new
-                _log.info("reading %d partitions of broker %s", self._partitions, self._broker)
-            self._look_again = now + (NEW_PARTITIONS_S if self._partitions else self._backoff.next_s())
-            if self._partitions:
-                self._backoff.reset()
-        return self._reader
-
-    def _store(self, records: Sequence[Record]) -> Applied | None:
-        decoded = [decode(record) for record in records]
+        Raises:
+            StoreError: nothing of it was written.
+        """
+        both = [(record, one) for record in records if (one := decode_record(record)) is not None]
+        decoded = [one for _, one in both]
         offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
-        applied = self._write(offsets, decoded)
-        if applied is None:
-            return None
-        self._offsets |= offsets
+        try:
+            applied = self._write(broker, offsets, decoded)
+        except StoreRefusesError as error:
+            _log.warning("%s; trying the batch's messages one by one", error)
+            alone = [self._try_alone(broker, one) for one in decoded]
+            applied = self._write(broker, offsets, [one for one in alone if one is not None])
+        if self._spans is not None:
+            self._tell(self._spans, both)
         if self._config.ack_after == "store":
             for device, ack in acks(applied.safe):
                 if not self._writer.produce(topics.ACKS, device, wire.encode(ack)):
                     _log.warning("acks of %s dropped: the producer's queue is full; the device will resend", device)
-        return applied
+        counts = {"stored": applied.stored, "repeated": applied.repeated, "conflict": applied.conflicts}
+        counts["refused"] = applied.refused
+        counts["told"] = len(records) - sum(counts.values())  # by the cloud itself, and presence
+        return Made([], {word: n for word, n in counts.items() if n > 0})
 
-    def _write(self, offsets: dict[tuple[str, int], int], decoded: Sequence[Received | Refused]) -> Applied | None:
-        """Write the batch, as often as it takes; None when stopped before."""
-        backoff = Backoff(cap_s=5.0)
-        single = False
-        while not self._stop.is_set():
-            try:
-                if single:
-                    decoded = [self._try_alone(one) for one in decoded]
-                received = [one for one in decoded if isinstance(one, Received)]
-                refused = [one for one in decoded if isinstance(one, Refused)]
-                return write_batch(self._engine, self._broker, offsets, received, refused)
-            except StoreRefusesError as error:
-                _log.warning("%s; trying the batch's messages one by one", error)
-                if single:  # another process wrote the same rows between our two tries
-                    self._stop.wait(backoff.next_s())
-                single = True
-            except StoreError as error:
-                _log.warning("%s; trying again", error)
-                self._stop.wait(backoff.next_s())
-        return None
+    def tick(self, *, leads: bool) -> None:
+        """Run delivery reports, and the chores where no other instance does them."""
+        self._writer.poll()
+        now = time.monotonic()
+        if leads and now >= self._chores_at:
+            self._chores_at = now + PUBLISH_S
+            self._chores()
 
-    def _try_alone(self, one: Received | Refused) -> Received | Refused:
+    @staticmethod
+    def _tell(spans: Spans, both: Sequence[tuple[Record, Decoded]]) -> None:
+        for record, one in both:
+            trace = one.event.traceparent if isinstance(one, Received) else ""
+            if record.trace or trace:
+                spans.passed(record, trace, {})
+
+    def _write(self, broker: str, offsets: dict[Place, int], decoded: Sequence[Decoded]) -> Applied:
+        received = [one for one in decoded if isinstance(one, Received)]
+        refused = [one for one in decoded if isinstance(one, Refused)]
+        letters = [one for one in decoded if isinstance(one, Letter)]
+        safe = self._config.ack_after == "store"
+        return write_batch(self._engine, broker, offsets, received, refused, letters, tell_safe=safe)
+
+    def _try_alone(self, broker: str, one: Decoded) -> Decoded | None:
         """Put one message in without its offset (the batch will find it stored), or refuse it."""
-        if isinstance(one, Received):
-            try:
-                write_batch(self._engine, self._broker, {}, [one])
-            except StoreRefusesError as error:
-                _log.warning("%s: %s", one.identity, error)
-                return Refused("store_refused", str(error), one.topic, one.body, one.received_s, one.identity)
+        if isinstance(one, Refused):
+            return one
+        try:
+            self._write(broker, {}, [one])
+        except StoreRefusesError as error:
+            if isinstance(one, Letter):  # a dead letter of a dead letter would never end
+                _log.warning("dead letter %d of partition %d: %s", one.offset, one.partition, error)
+                return None
+            _log.warning("%s: %s", one.identity, error)
+            return Refused("store_refused", str(error), one.topic, one.body, one.received_s, _owner(one))
         return one
 
 
-def decode(record: Record) -> Received | Refused:
-    """One message as an event, or the reason why it is none."""
-    received_s = record.received_s or time.time()
-
-    def refuse(reason: str, detail: str) -> Refused:
-        return Refused(reason, detail, record.topic, record.value, received_s, _readable(record))
-
-    try:
-        event, identity = wire.decode_event(record.value)
-        data = wire.decode_data(event)
-    except WireError as error:
-        return _presence(record, received_s) or refuse(error.reason, error.detail)
-    if record.key != identity.device:
-        # Acknowledging on another device's word would delete that device's own row.
-        return refuse("source_mismatch", f"key {identity.device} expected, {record.key[:80]!r} received")
-    return Received(identity, event, data, record.value, received_s, record.topic)
+def _owner(one: Received) -> wire.Identity | None:
+    """Whose row it is: a device's own event only is acknowledged."""
+    return one.identity if one.event.type in KIND_OF_DEVICE else None
 
 
 def acks(safe: Iterable[wire.Identity]) -> list[tuple[str, wire.Ack]]:
@@ -185,28 +172,3 @@ def _ranges(seqs: list[int]) -> list[tuple[int, int]]:
         else:
             result.append((seq, seq))
     return result
-
-
-def _presence(record: Record, received_s: float) -> Received | None:
-    """A presence event, which the gateway makes and numbers itself, outside the outbox's sequence."""
-    try:
-        event = wire.decode(wire.Event, record.value)
-        if (
-            event.type != wire.PRESENCE_TYPE
-            or event.source != f"/covey/{record.key}"
-            or not topics.is_device(record.key)
-        ):
-            return None
-        data = wire.decode_data(event)
-    except WireError:
-        return None
-    return Received(wire.Identity(record.key, "", 0), event, data, record.value, received_s, record.topic)
-
-
-def _readable(record: Record) -> wire.Identity | None:
-    """Whose row a refused message was, where it can be told and the key agrees."""
-    try:
-        identity = wire.parse_identity(wire.decode(_Id, record.value).id)
-    except WireError:
-        return None
-    return identity if identity.device == record.key else None

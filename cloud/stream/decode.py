@@ -9,7 +9,7 @@ import msgspec
 
 from cloud.store.told import Letter
 from cloud.store.writer import Received, Refused
-from cloud.stream.consume import decode
+from cloud.stream.events import decode
 from covey import topics, wire, wire_alarms
 from covey.errors import WireError
 

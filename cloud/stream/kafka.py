@@ -1,4 +1,4 @@
-"""The only file of the cloud that imports confluent_kafka: consumer, producer, topics, and their errors in one line.
+"""Consumer and producer of the Kafka API, and their errors in one line; group.py adds consumer groups and transactions.
 
 An unreachable broker is an ordinary state: what cannot be done now says so with a LinkError and is tried again.
 """
@@ -6,6 +6,7 @@ An unreachable broker is an ordinary state: what cannot be done now says so with
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -22,6 +23,8 @@ _log = logging.getLogger("cloud.kafka")
 
 METADATA_TIMEOUT_S = 5.0
 
+Place = tuple[str, int]  # topic, partition
+
 
 class Record(NamedTuple):
     """One message read."""
@@ -32,6 +35,7 @@ class Record(NamedTuple):
     key: str
     value: bytes
     received_s: float  # Kafka's timestamp; 0.0 where the broker keeps none
+    trace: str = ""  # header `traceparent`: the span of whoever produced it
 
 
 class Reader:
@@ -40,23 +44,13 @@ class Reader:
     A group join takes seconds, and offsets belong to the store's own transaction.
     """
 
-    def __init__(self, config: CloudConfig, topics: Iterable[str]) -> None:
-        settings: dict[str, Any] = {
-            "bootstrap.servers": config.kafka,
-            "group.id": "covey-cloud-store",  # the library wants one; nothing is committed to it
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",  # past retention: begin at what is left, repeats are refused
-            "allow.auto.create.topics": False,
-            "log_level": 0,  # what it would write to stderr by itself comes through the callback
-            "error_cb": _told,
-        }
-        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
-        if config.kafka_kind == "embedded":
-            settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
+    def __init__(self, config: CloudConfig, topics: Iterable[str], more: Mapping[str, Any] | None = None) -> None:
+        # The library wants a group; nothing is committed to it.
+        settings = {**client_settings(config), **consumer_settings(config, "covey-cloud-store"), **(more or {})}
         self._topics = tuple(topics)
         self._kafka = config.kafka
         self._consumer = Consumer(settings)
-        self._assigned: set[tuple[str, int]] = set()
+        self._assigned: set[Place] = set()
 
     def instance(self) -> str:
         """The cluster's own id.
@@ -110,35 +104,43 @@ class Reader:
             raise LinkError(f"kafka {self._kafka}: {told(error)}") from error
         return found
 
-    def batch(self, most: int, wait_s: float) -> list[Record]:
-        """Up to `most` messages: waits at most `wait_s` for the first, then takes what has come with it."""
+    def batch(self, most: int, wait_s: float, gather_s: float = 0.01) -> list[Record]:
+        """Up to `most` messages: waits at most `wait_s` for the first, then at most `gather_s` for what comes with it."""
         # Two steps: the library's batch call would hold the first message until the time is up.
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        messages = [first]
-        if most > 1:
-            messages += self._consumer.consume(most - 1, timeout=min(wait_s, 0.01))
-        return [record for record in map(_record, messages) if record is not None]
+        records = [record for record in (self._record(first),) if record is not None]
+        until = time.monotonic() + min(wait_s, gather_s)
+        while len(records) < most:
+            # What is no record (an end of a partition) takes a place in the library's answer, so it is asked until it has no more.
+            more = self._consumer.consume(most - len(records), timeout=max(0.0, until - time.monotonic()))
+            if not more:
+                break
+            records += [record for one in more if (record := self._record(one)) is not None]
+        return records
 
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+
+    def _record(self, message: Message) -> Record | None:
+        error = message.error()
+        if error is None:
+            return record_of(message)
+        self._refused(message, error)
+        return None
+
+    def _refused(self, message: Message, error: KafkaError) -> None:
+        _log.warning("%s: %s", message.topic(), error.str())
 
 
 class Writer:
     """Produces, and tells each message's fate to its own callback, which `poll` runs on the caller's thread."""
 
     def __init__(self, config: CloudConfig) -> None:
-        settings: dict[str, Any] = {
-            "bootstrap.servers": config.kafka,
-            "acks": "all",
-            "linger.ms": 5,
-            "message.timeout.ms": 30_000,
-            "log_level": 0,  # what it would write to stderr by itself comes through the callback
-            "error_cb": _told,
-        }
-        settings |= kafka_settings(config.kafka_credentials, config.kafka_mechanism)
+        settings = client_settings(config)
+        settings |= {"acks": "all", "linger.ms": 5, "message.timeout.ms": 30_000}
         if config.kafka_kind == "embedded":
             # Over its restart an idempotent producer fails for good; duplicates are the sink's business.
             settings |= {"enable.idempotence": False, "max.in.flight.requests.per.connection": 1}
@@ -147,7 +149,12 @@ class Writer:
         self._producer = Producer(settings)
 
     def produce(
-        self, topic: str, key: str, value: bytes | None, on_delivery: Callable[[bool], None] | None = None
+        self,
+        topic: str,
+        key: str,
+        value: bytes | None,
+        on_delivery: Callable[[bool], None] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
         """Hand over one message (None: a tombstone); False when the queue is full (nothing was taken)."""
 
@@ -158,7 +165,9 @@ class Writer:
                 on_delivery(error is None)
 
         try:
-            self._producer.produce(topic, value, key or None, on_delivery=delivered)
+            self._producer.produce(
+                topic, value, key or None, on_delivery=delivered, headers=list((headers or {}).items())
+            )
         except BufferError:
             return False
         except KafkaException as error:
@@ -180,21 +189,49 @@ def told(error: KafkaException) -> str:
     return inner.str() if isinstance(inner, KafkaError) else str(inner)
 
 
-def _record(message: Message) -> Record | None:
-    error = message.error()
-    if error is not None:
-        _log.warning("%s: %s", message.topic(), error.str())
-        return None
+def client_settings(config: CloudConfig) -> dict[str, Any]:
+    """What every client of the Kafka API is told: where, who we are, and where to say what goes wrong."""
+    return {
+        "bootstrap.servers": config.kafka,
+        "log_level": 0,  # what it would write to stderr by itself comes through the callback
+        "error_cb": _told,
+        **kafka_settings(config.kafka_credentials, config.kafka_mechanism),
+    }
+
+
+def consumer_settings(config: CloudConfig, group: str) -> dict[str, Any]:
+    """What every consumer is told."""
+    settings: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",  # past retention: begin at what is left, repeats are refused
+        "allow.auto.create.topics": False,
+    }
+    if config.kafka_kind == "embedded":
+        settings["fetch.wait.max.ms"] = 25  # its fetch does not wake on new data
+    return settings
+
+
+def record_of(message: Message) -> Record:
+    """A message that carries no error."""
     kind, timestamp_ms = message.timestamp()
     key = message.key() or b""
-    return Record(
-        topic=message.topic() or "",
-        partition=message.partition() or 0,
-        offset=message.offset() or 0,
-        key=(key if isinstance(key, bytes) else key.encode()).decode("utf-8", "replace"),
-        value=_bytes(message.value()),
-        received_s=timestamp_ms / 1000 if kind and timestamp_ms > 0 else 0.0,
+    value, headers = message.value(), message.headers()
+    return Record(  # by place: a name for each costs a tenth of a batch's receipt
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        (key if isinstance(key, bytes) else key.encode()).decode("utf-8", "replace"),
+        value if isinstance(value, bytes) else _bytes(value),
+        timestamp_ms / 1000 if kind and timestamp_ms > 0 else 0.0,
+        _trace(headers) if headers else "",
     )
+
+
+def _trace(headers: Any) -> str:
+    """The one header that is looked at; where it came more than once, none (W3C Trace Context, 3.2)."""
+    found = [value for name, value in headers or () if name == "traceparent"]
+    return _bytes(found[0]).decode("ascii", "replace") if len(found) == 1 else ""
 
 
 def _bytes(value: str | bytes | None) -> bytes:

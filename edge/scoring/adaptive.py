@@ -4,14 +4,16 @@ A window's error vector e (K,) is scaled so that its score is |e|^2. An `offset`
 window scores |e - o|^2. The threshold stays where calibration put it, so what a model has learned to see stays as visible as it was.
 
 * Calm windows move the offset a `rate`-th of the way, which follows slow drift.
-* A window above the threshold freezes it and fills a leaky count. Only when the count has reached the hold, and the errors keep
-  still about a new level, does the offset move there, in one step; the count then begins anew. A fresh alarm is never learned away,
-  and a fault that keeps changing never is.
+* A window above the threshold freezes it until a memory of windows in a row has been calm, and fills a leaky count. Only when the
+  count has reached the hold, and the errors keep still about a new level, does the offset move there, in one step; the count then
+  begins anew. A fresh alarm is never learned away, and a fault that keeps changing, or comes and goes, never is.
+* A level moved to is the mean of a memory of windows and no more certain than that. Calm windows make it the mean of them too: they
+  move it 1/n of the way, n windows known of it, until that is less than `rate`.
 * |o|^2 never exceeds `bound` thresholds. By Minkowski's inequality a smoothed score without offset above (1 + sqrt(bound))^2
   thresholds is above the threshold with any offset, however slowly somebody went about it.
 
 What it cannot do: a fault that stays at one level for longer than the hold, within the bound, becomes normal. Nothing in the
-scores tells it from a drift (docs/decisions/0020). It knows no clock, no disk and no model; memory is 2 K + 4 numbers.
+scores tells it from a drift (docs/decisions/0020). It knows no clock, no disk and no model; memory is 2 K + 6 numbers.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class LevelState(Struct, frozen=True, forbid_unknown_fields=True):
     mean: list[float]  # K
     variation: float
     count: float
+    calm: float = 0.0  # windows in a row that were not above the threshold, at most a memory
+    known: float = 0.0  # windows that the offset rests on since it moved in one step; 0: it never has
 
 
 class Level:
@@ -81,6 +85,8 @@ class Level:
         self._mean: NDArray[np.float64] = np.zeros(outputs)
         self._variation = usual
         self._count = 0.0
+        self._calm = self._memory  # nothing was above before
+        self._known = 0.0
         self._flight: int | None = None
         self._score = 0.0
 
@@ -111,12 +117,23 @@ class Level:
         self._mean += away / self._memory
         above = not self._score <= self._threshold
         self._count = min(max(self._count + above - LEAK, 0.0), float(self.hold_windows))
+        self._calm = 0.0 if above else min(self._calm + 1.0, self._memory)
         if above:
             if self._count >= self.hold_windows and self._variation <= self._steady:
                 self._move_to(self._mean)
                 self._count = 0.0
-        elif self._count < 1.0 and raw <= self._threshold:  # so that one window moves it sqrt(threshold) * rate at most
-            self._move_to(self.offset + self._rate * about)
+                self._calm = self._known = self._memory
+        elif (
+            self._calm >= self._memory and raw <= self._threshold
+        ):  # one window moves it sqrt(threshold) times the gain at most
+            self._move_to(self.offset + self._gain() * about)
+
+    def _gain(self) -> float:
+        """Share of the way that a calm window moves the level: of a running mean while that is young, else the rate."""
+        if not 0 < self._known < 1 / self._rate:
+            return self._rate
+        self._known += 1.0
+        return max(self._rate, 1 / self._known)
 
     def _move_to(self, level: NDArray[np.float64]) -> None:
         size = math.sqrt(float(level @ level))
@@ -124,7 +141,9 @@ class Level:
 
     def state(self) -> LevelState:
         """What to keep; the smoothing is not kept, since after a restart a new flight begins."""
-        return LevelState(self.offset.tolist(), self._mean.tolist(), self._variation, self._count)
+        return LevelState(
+            self.offset.tolist(), self._mean.tolist(), self._variation, self._count, self._calm, self._known
+        )
 
     def restore(self, state: LevelState) -> None:
         """Go on where another left off, within this one's bound.
@@ -135,10 +154,12 @@ class Level:
         k = len(self.offset)
         if len(state.offset) != k or len(state.mean) != k:
             raise DataError(f"level: {k} outputs expected, {len(state.offset)} and {len(state.mean)} found")
-        if not np.isfinite([*state.offset, *state.mean, state.variation, state.count]).all():
+        if not np.isfinite([*state.offset, *state.mean, state.variation, state.count, state.calm, state.known]).all():
             raise DataError("level: finite numbers expected, others found")
         self._move_to(np.array(state.offset))
         self._mean = np.array(state.mean)
         self._variation = max(0.0, state.variation)
         self._count = min(max(state.count, 0.0), float(self.hold_windows))
+        self._calm = min(max(state.calm, 0.0), self._memory)
+        self._known = max(state.known, 0.0)
         self._flight = None

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_to_proto, recorddict_to_proto
-from flwr.common.serde_utils import metadata_to_proto
+from flwr.common.serde import message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_from_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -170,18 +172,15 @@ def handed(messages: Iterable[Message]) -> Iterator[Message]:
     them, which are bytes, are shared by all messages with one content.
     """
     content: RecordDict | None = None
-    arrays: dict[str, dict[str, Array]] = {}
+    records: dict[str, ArrayRecord | ConfigRecord] = {}
     for message in messages:
         if message.content is not content:
             content = message.content
-            arrays = {
-                name: {part: _Decoded(array) for part, array in record.items()}
-                for name, record in content.array_records.items()
-            }
-        own = RecordDict({name: ConfigRecord(dict(record)) for name, record in content.config_records.items()})
-        for name, record in arrays.items():
-            own[name] = ArrayRecord()
-            own.array_records[name].update(record)
+            records = {**content.config_records}
+            for name, record in content.array_records.items():
+                records[name] = shared = ArrayRecord()
+                shared.update({part: _Decoded(array) for part, array in record.items()})
+        own = RecordDict({name: record.copy() for name, record in records.items()})
         yield make_message(copy.copy(message.metadata), own)
 
 
@@ -195,6 +194,28 @@ def _sizes(messages: Iterable[Message]) -> Iterator[int]:
             content = message.content
             content_bytes = ProtoMessage(content=recorddict_to_proto(content)).ByteSize()
         yield head + content_bytes
+
+
+def pack_content(content: RecordDict) -> bytes:
+    """What many messages may carry, as Flower's protobuf."""
+    packed: bytes = recorddict_to_proto(content).SerializeToString()
+    return packed
+
+
+def unpack_content(packed: bytes) -> RecordDict:
+    """The inverse of `pack_content`."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(packed))
+
+
+def pack_head(message: Message) -> bytes:
+    """A message without its content, as Flower's protobuf."""
+    packed: bytes = metadata_to_proto(message.metadata).SerializeToString()
+    return packed
+
+
+def unpack_head(packed: bytes, content: RecordDict) -> Message:
+    """A message of that head and content, which is not copied."""
+    return make_message(metadata_from_proto(ProtoMetadata.FromString(packed)), content)
 
 
 def failure(to: Message, reason: str) -> Message:

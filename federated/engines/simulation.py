@@ -1,4 +1,6 @@
-"""Engine `simulation`: thousands of devices in this process, each on its own files; rings are read here as well.
+"""Engine `simulation`: many devices in this process, each on its own files; rings are read here as well.
+
+A large fleet is shared by several processes, each with a grid of this kind (engines/learners.py).
 
 What devices share is done once: a message's arrays are decoded once for all that receive them, a file is read once for all
 messages, a model is opened once. Training messages are gathered and learned from together (engines/together.py); all
@@ -32,9 +34,10 @@ class SimulationGrid(HomeGrid):
         devices: Mapping[str, Mapping[str, str]],
         stop: threading.Event | None = None,
         memory: Path | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         super().__init__(devices, stop, memory)
-        self._shelf = Shelf()
+        self._shelf = Shelf() if shelf is None else shelf
 
     def answers(self, messages: list[Message], deadline: float) -> Iterator[Message]:
         """Answers until the time is up; the rest do not answer."""

@@ -2,8 +2,8 @@
 
 Clients walk in lockstep: step t of one stands beside step t of the others, and who is through drops out. Each keeps its
 own weights, order of windows, minibatches and moments, and every product, sum and Adam step is the one of training alone:
-NumPy hands each client's matrices to BLAS by themselves. A minibatch that is smaller than the others (an epoch's last) goes
-through `dense.gradients`. So what a client gets is what `dense.train` gives it, whoever trains beside it.
+NumPy hands each client's matrices to BLAS by themselves. Minibatches that are smaller than the others (an epoch's last) are
+walked with those of their own size. So what a client gets is what `dense.train` gives it, whoever trains beside it.
 
 Numbers only, as in dense.py. Groups bound the memory: weights, slopes and moments of a group stay in the processor's
 cache. Groups are independent, so several threads share them; NumPy lets go of the interpreter in all that takes long.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GROUP_BYTES = 4 << 20  # of weights, slopes and two moments: more clients gain little, and leave the cache
 MOST = 64  # clients of a group
 THREADS = 4  # at most: a simulation is not alone on its machine
+SHARERS = "COVEY_LEARNERS"  # environment: processes of one engine that train at the same time
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def train_many(
 
 
 def processors() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those this process may use: all, or its part of them where an engine started several like it."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get(SHARERS, "1")))
 
 
 def _most(weights: Weights, count: int, threads: int) -> int:
@@ -200,12 +202,26 @@ class _Net:
 
     def slopes(self, trained: NDArray[Any], x: NDArray[Any], sizes: NDArray[np.int64]) -> None:
         """Gradient of the mean squared error of each client's minibatch x[k, :sizes[k]] into `flat[:k]`."""
-        k, width, d = x.shape
-        weights, slopes = self._views(trained), self._views(self.flat[:k])
+        k, width = x.shape[:2]
+        full = sizes == width
+        if full.any():
+            self._pass(trained, x, self.flat[:k])
+        if full.all():
+            return
+        for size in np.unique(sizes[~full]).tolist():  # clients of one number of windows are short at the same step
+            places = np.flatnonzero(sizes == size)
+            found = np.empty((len(places), trained.shape[1]), trained.dtype)
+            self._pass(trained[places], x[places, :size], found)
+            self.flat[places] = found
+
+    def _pass(self, trained: NDArray[Any], x: NDArray[Any], flat: NDArray[Any]) -> None:
+        """Of x (k, B, D), all of whose rows count, into `flat` (k, P)."""
+        k, rows, d = x.shape
+        weights, slopes = self._views(trained), self._views(flat)
         last = len(weights) - 2
         tensors = [x]
         for number in range(0, last + 2, 2):
-            y = self._tensors[number // 2][:k]
+            y = self._tensors[number // 2][:k, :rows]
             np.matmul(tensors[-1], weights[number].transpose(0, 2, 1), out=y)  # (k, B, in) -> (k, B, out)
             y += weights[number + 1][:, None]
             if number != last:
@@ -213,20 +229,16 @@ class _Net:
             tensors.append(y)
         slope = tensors[-1]
         slope -= x
-        slope *= 2.0 / (width * d)
+        slope *= 2.0 / (rows * d)
         for number in range(last, -1, -2):
             before = tensors[number // 2]  # (k, B, in)
             np.matmul(slope.transpose(0, 2, 1), before, out=slopes[number])
             np.sum(slope, axis=1, out=slopes[number + 1])
             if number:
-                through = self._back[number // 2 - 1][:k]
+                through = self._back[number // 2 - 1][:k, :rows]
                 np.matmul(slope, weights[number], out=through)
                 through *= before > 0
                 slope = through
-        for place in np.flatnonzero(sizes < width).tolist():
-            alone = dense.gradients([values[place] for values in weights], x[place, : sizes[place]])[1]
-            for values, right in zip(slopes, alone, strict=True):
-                values[place] = right
 
 
 def _split(like: Weights, flat: NDArray[Any]) -> Weights:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 INPUT_STEP = 2 * CLIP / 255  # of the int8 input
 FLOOR = 3 * INPUT_STEP**2 / 12  # three times the variance of its rounding
 LEAST_SCALE = 0.5  # so that a feature that hardly moves is clipped at half of what a channel is, not at nothing
+LEAST_DAILY_SCALE = 0.05  # of any feature, where a daily course explains nearly all: as a device's own features have it
 KEEP = 0.65  # share of a branch's variance that counts as normal variation
 _NOT_A_SCATTER = 0.05  # of the trace: more negative than float16 rounding can make an eigenvalue
 
@@ -107,7 +108,9 @@ class PcaOverTime:
 
     def __init__(self, plan: Plan) -> None:
         """Args: plan: its branches."""
-        self._filters = [len(branch(name).taps) for name in plan.temporal.branches or []]
+        branches = [branch(name) for name in plan.temporal.branches or []]
+        self._filters = [len(one.taps) for one in branches]
+        self._daily = [one.daily for one in branches]
 
     def blocks(self, d: int) -> list[int]:
         """Features of each branch; d is all of them."""
@@ -194,15 +197,32 @@ class PcaOverTime:
     def scale(self, plan: Plan, state: Arrays) -> NDArray[np.float64]:
         """(D,) the group's scale of features, in spreads of their channels: int8 has one step for all inputs.
 
-        Devices that scale features by their own spread have learned with it already, and it is 1.
+        Devices that scale features by their own spread have learned with it already, and it is 1. The least scale is half of
+        what the median channel varies by that is not known beforehand: all of it, or what its daily course leaves.
         """
         blocks = self._blocks_of(state)
         if plan.temporal.own_scale:
             return np.ones(sum(blocks))
         n = max(int(state["counts"][0]), 1)
         diagonal = np.concatenate([np.diag(square(state["within"][upper])) / n for _, upper in parts(blocks)])
-        out: NDArray[np.float64] = np.maximum(np.sqrt(diagonal), LEAST_SCALE)
+        out: NDArray[np.float64] = np.maximum(np.sqrt(diagonal), LEAST_SCALE * self._unknown(blocks, diagonal))
         return out
+
+    def _unknown(self, blocks: Sequence[int], variance: NDArray[np.float64]) -> float:
+        """Spread of the median channel beyond its daily course, in spreads of channels; 1 where no branch knows a course.
+
+        Args:
+            blocks: features of each branch.
+            variance: (D,) of features in the group.
+        """
+        if not any(self._daily):
+            return 1.0
+        number = self._daily.index(True)
+        start, channels = sum(blocks[:number]), blocks[number] // self._filters[number]
+        left = float(
+            np.sqrt(np.median(variance[start : start + channels]))
+        )  # of the newest row, the branch's first filter
+        return min(max(left, LEAST_DAILY_SCALE / LEAST_SCALE), 1.0)
 
     def weigh(self, plan: Plan, state: Arrays) -> Weighing:
         """Of the directions."""

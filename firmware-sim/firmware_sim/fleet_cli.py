@@ -55,12 +55,15 @@ def fleet(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the ledger of a simulation that was killed.")
     ] = False,
+    health_port: Annotated[
+        int, typer.Option("--health-port", help="/healthz, /readyz, /metrics on loopback; 0: none.", min=0, max=65_535)
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Simulate a fleet: devices, agents and links against a real broker; exit 1 when something is left unacknowledged."""
     from covey.runtime import install_stop
-    from firmware_sim.fleets import launch
+    from firmware_sim.fleets import launch, metrics
     from firmware_sim.fleets.progress import FleetOptions
     from firmware_sim.scene.scenario import load_scenario
 
@@ -81,8 +84,8 @@ def fleet(
     )
     stop = install_stop()
     begun_s = time.monotonic()
-    with _shown(quiet=quiet) as (told, show):
-        ended = (launch.resume if resume else launch.launch)(order, stop, told, show)
+    with _shown(quiet=quiet) as (told, show), metrics.served(health_port, show) as shown:
+        ended = (launch.resume if resume else launch.launch)(order, stop, told, shown)
     result = _result(ended.progress, time.monotonic() - begun_s)
     if as_json:
         typer.echo(json.dumps(result))

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from cloud.store import changes, reader, schema, tables
 from cloud.store.told import Letter
 from cloud.store.writer import Received, write_batch
-from cloud.stream.consume import decode
 from cloud.stream.decode import decode_record
+from cloud.stream.events import decode
 from cloud.stream.kafka import Record
 from cloud_events import OUTBOX, T0, alarm, presence, received, summary
 from covey import topics, wire, wire_alarms

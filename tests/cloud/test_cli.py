@@ -52,6 +52,7 @@ COMMANDS = [
     "accounts change",
     "accounts remove",
     "audit",
+    "lineage",
     "alarms",
     "why",
     "learning",

@@ -239,6 +239,19 @@ def test_what_changed_carries_a_newer_change_number(engine: Engine) -> None:
     assert first < second < third
 
 
+def test_what_is_wanted_of_a_device_is_a_change_of_the_device(engine: Engine) -> None:
+    devices.add(engine, "d1", "north", {}, ME)
+    device_ = tables.devices
+
+    def changed() -> int:
+        with schema.read(engine) as connection:
+            return int(connection.execute(sa.select(device_.c.changed)).scalar_one())
+
+    before = changed()
+    desired.assign(engine, release(1, "north"), URL)
+    assert changed() > before
+
+
 def test_forgetting_leaves_no_byte_of_the_device_and_all_of_the_others(tmp_path: Path) -> None:
     _, engine = new_store(tmp_path)
     name, other = "quite-secret-drone-17", "d2"

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from cloud.store import reader, schema, tables
 from cloud.store.writer import Received, Refused, load_offsets, write_batch
-from cloud.stream.consume import decode
+from cloud.stream.events import decode
 from cloud.stream.kafka import Record
 from cloud_events import DIGEST, OUTBOX, T0, alarm, body, health, new_store, presence, received, reported, summary
 from covey import topics, wire

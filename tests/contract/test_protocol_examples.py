@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from covey import wire
+from covey import wire, wire_alarms
 from covey.bundle import Calibration
 from covey.errors import WireError
 from covey.sketch import Sketch
@@ -26,13 +26,14 @@ MESSAGES = {
     "gateway": wire.GatewayPresence,
     "deadletter": wire.DeadLetter,
     "learning": wire.Learning,
+    "feedback": wire_alarms.Feedback,
     "calibration": Calibration,
 }
 PLAIN = {"mqtt", "mqtt_bytes"}  # made by the gateway: test_gateway_protocol.py
 
 
 def test_every_example_of_the_page_is_checked_here():
-    assert set(EXAMPLES) == set(EVENTS) | set(MESSAGES) | {"sketch", "round_event"} | PLAIN
+    assert set(EXAMPLES) == set(EVENTS) | set(MESSAGES) | {"sketch", "round_event", "enriched", "routed"} | PLAIN
 
 
 @pytest.mark.parametrize("kind", EVENTS)
@@ -62,6 +63,14 @@ def test_a_round_event_example_survives_decoding_and_encoding():
     data = wire.decode_round_event(EXAMPLES["round_event"].encode())
     assert (data.run, data.seq, data.kind, data.round) == ("0123456789abcdef", 9, "round", 2)
     assert json.loads(wire.make_round_event(data)) == json.loads(EXAMPLES["round_event"])
+
+
+def test_an_enriched_and_a_routed_example_survive_decoding_and_encoding():
+    identity, enriched, trace = wire_alarms.decode_enriched(EXAMPLES["enriched"].encode())
+    assert str(identity) == "drone-07/00c0ffee00c0ffee/41"
+    assert json.loads(wire_alarms.make_enriched(identity, enriched, trace)) == json.loads(EXAMPLES["enriched"])
+    identity, routed, trace = wire_alarms.decode_routed(EXAMPLES["routed"].encode())
+    assert json.loads(wire_alarms.make_routed(identity, routed, trace)) == json.loads(EXAMPLES["routed"])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +109,10 @@ def test_every_field_of_every_message_is_on_the_page():
         wire.Health,
         wire.Drift,
         wire.Scores,
+        wire_alarms.Enriched,
+        wire_alarms.Context,
+        wire_alarms.ModelOpinion,
+        wire_alarms.Routed,
     ):
         for field in msgspec.structs.fields(kind):
             assert re.search(rf"[`.\"]{field.encode_name}[`\"]|`{field.encode_name} ", PAGE), (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 
-from covey.runtime import Backoff, write_whole
+from covey.runtime import Backoff, start_logging, write_whole
 
 WAITER = (
     "from covey.runtime import install_stop\n"
@@ -86,3 +87,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         write_whole(path, Bad())
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_json_lines_carry_the_trace_and_the_device(capfd):
+    log = start_logging("edge", json_lines=True)
+    log.info("alarm %s", "begin", extra={"trace_id": "ab" * 16, "device": "d1"})
+    log.warning("no link")
+    first, second = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert {name: first[name] for name in ("level", "role", "message", "trace_id", "device")} == {
+        "level": "info",
+        "role": "edge",
+        "message": "alarm begin",
+        "trace_id": "ab" * 16,
+        "device": "d1",
+    }
+    assert sorted(second) == ["level", "message", "role", "time"]

@@ -60,13 +60,33 @@ def test_a_fresh_alarm_moves_nothing():
     assert one.offset.tolist() == [0.0, 0.0]
 
 
-def test_after_an_alarm_the_level_stands_still_until_the_count_has_leaked_away():
-    one = level(rate=0.01)
-    push(one, np.tile([3.0, 0.0], (10, 1)))  # count 9.5
-    push(one, np.tile([0.5, 0.0], (165, 1)))  # 9.5 - 8.25 = 1.25
+def test_after_an_alarm_the_level_stands_still_until_a_memory_of_windows_was_calm():
+    one = level(rate=0.01)  # memory 200 / 4 = 50
+    push(one, np.tile([3.0, 0.0], (100, 1)))
+    push(one, np.tile([0.5, 0.0], (49, 1)))
     assert one.offset.tolist() == [0.0, 0.0]
-    push(one, np.tile([0.5, 0.0], (10, 1)))  # .75
-    assert 0.0 < one.offset[0] < 0.05
+    push(one, [[0.5, 0.0]])
+    assert one.offset.tolist() == pytest.approx([0.005, 0.0])
+
+
+def test_a_fault_that_comes_and_goes_is_never_learned():
+    rows = np.tile([0.9, 0.0], (20_000, 1))  # calm, at .81 thresholds, but never for a memory of 50
+    rows[::40] = [3.0, 0.0]  # 2.5 % of the windows: too few to fill the count
+    one = level(rate=0.01)
+    push(one, rows)
+    assert one.offset.tolist() == [0.0, 0.0]
+
+
+def test_a_level_moved_to_becomes_the_mean_of_the_windows_after_it_until_that_is_slower_than_the_rate():
+    one = level(rate=1 / 60)  # memory 50: known of the new level when it moves there
+    push(one, np.tile([3.0, 0.0], (211, 1)))
+    moved = one.offset[0]
+    assert moved == pytest.approx(3.0 * (1 - 0.98**211))
+    push(one, np.tile([2.5, 0.0], (10, 1)))  # calm: (2.5 - 2.96)^2 = .21; the 51st to the 60th window of the mean
+    assert one.offset[0] == pytest.approx((50 * moved + 10 * 2.5) / 60)
+    before = one.offset[0]
+    push(one, [[2.5, 0.0]])
+    assert one.offset[0] == pytest.approx(before + (2.5 - before) / 60)
 
 
 def test_a_fault_that_keeps_changing_is_never_learned():
@@ -141,7 +161,9 @@ def test_a_restored_level_keeps_its_own_bound():
     assert one.state().count == HOLD
 
 
-@pytest.mark.parametrize("bad", [{"offset": [1.0]}, {"mean": [0.0, math.nan]}, {"variation": math.inf}])
+@pytest.mark.parametrize(
+    "bad", [{"offset": [1.0]}, {"mean": [0.0, math.nan]}, {"variation": math.inf}, {"known": math.nan}]
+)
 def test_a_state_that_does_not_fit_is_refused(bad):
     one = level()
     with pytest.raises(DataError, match="level: "):

@@ -5,6 +5,7 @@ import pytest
 
 from covey.bundle import Adapt, Branch, Features, Inputs, Scoring
 from federated.config import Plan, scoring_of
+from federated.streams import following
 
 LAG = Inputs(["x"], 1.0, 2, 1, Features("lag"))
 TIME = Inputs(["x"], 1.0, 2, 1, Features("temporal", branches=[Branch("n", [[1.0]])]))
@@ -26,6 +27,14 @@ DRONE = Inputs(["x"], 1.0, 2, 1, Features("drone"))
 )
 def test_long_histories_adapt_and_nothing_else_does_unless_told(adapt, stream, inputs, expected):
     assert scoring_of(Plan("pca", adapt=adapt, stream=stream), inputs, [0, 0]).adapt == expected
+
+
+@pytest.mark.parametrize(
+    ("adapt", "rows", "expected"),
+    [("auto", 700.0, "off"), ("auto", 2000.0, "auto"), ("auto", None, "auto"), ("on", 700.0, "on")],
+)
+def test_a_short_history_adapts_only_where_a_plan_says_so(adapt, rows, expected):
+    assert following(adapt, rows) == expected
 
 
 def test_a_bundle_that_does_not_adapt_says_nothing_of_it():

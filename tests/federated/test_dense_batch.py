@@ -21,8 +21,9 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-# Full and unfull last minibatches of 16, one window, less than a minibatch, twice the same count.
-COUNTS = (64, 1, 37, 16, 129, 7, 64, 15, 7, 130)
+# Full and unfull last minibatches of 16 (of one window as well), one window, less than a minibatch, the same count twice
+# and the same last minibatch of other counts.
+COUNTS = (64, 1, 37, 16, 129, 7, 64, 15, 7, 130, 37, 129, 21, 17)
 PUPILS = [Pupil(windows(count, seed), seed + 100) for seed, count in enumerate(COUNTS)]
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
-PLAN = ["--family", "pca", "--window", "4", "--rounds", "2", "--min-clients", "2", "--timeout-s", "30"]
+PLAN = ["--family", "pca", "--window", "4", "--rounds", "2", "--min-clients", "2", "--timeout-s", "60"]
 ROUND_S = 120.0
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from covey.errors import AggregationError
+from federated import gate
 from federated.gate import (
     Shape,
     away_faults,
@@ -97,3 +98,24 @@ def test_a_change_that_points_the_other_way_is_refused_while_most_agree():
     apart = points([1, 0], [-1, 0], [0, 1], [0, -1], [1, 0], [-1, 0], [0, 1], [0, -1])
     assert away_faults(apart) == [None] * 8
     assert away_faults(agreed[1:]) == [None] * 7
+
+
+def test_updates_compared_some_values_at_a_time_are_told_what_whole_ones_are(monkeypatch):
+    rng = np.random.default_rng(3)
+    way = rng.standard_normal(35)
+    rows = way + 0.3 * rng.standard_normal((12, 35))
+    rows[4] = way * 9  # far away in the same direction
+    rows[9] = -way
+    updates = [{"w": row[:30].reshape(5, 6), "b": row[30:]} for row in rows]
+    middle = np.median(rows, axis=0)
+    distances = np.linalg.norm(rows - middle, axis=1)
+    cosines = rows @ middle / np.linalg.norm(rows, axis=1) / np.linalg.norm(middle)
+    monkeypatch.setattr(gate, "COLUMNS_BYTES", 8 * 12 * 7)  # seven values at a time: 30 are no multiple of them
+    far, away = far_faults(updates, 3.0), away_faults(updates)
+    assert (
+        {n for n, why in enumerate(far) if why} == set(np.flatnonzero(distances > 3 * np.median(distances))) == {4, 9}
+    )
+    assert f"distance of at most {3 * np.median(distances):.4g} " in far[4]
+    assert far[4].endswith(f"{distances[4]:.4g} came")
+    assert [n for n, why in enumerate(away) if why] == [9]
+    assert f"({cosines[9]:.2g}) came" in away[9]

@@ -75,6 +75,28 @@ def test_one_scale_for_all_devices_leaves_the_score_as_it_is():
     assert (one.z / told.scale) @ scaled.weight.T == pytest.approx(one.z @ plain.weight.T, abs=1e-3)
 
 
+@pytest.mark.parametrize(("left", "least"), [(0.4, 0.2), (0.01, 0.05), (3.0, 0.5)])
+def test_where_a_daily_course_is_known_the_least_scale_is_half_of_what_it_leaves(left, least):
+    options = Stream(branches=["now", "prof"], distrust=0.0, keep=0.8, own_scale=False)
+    plan = msgspec.structs.replace(PLAN, temporal=whole(options, "daily", 288))
+    rng = np.random.default_rng(7)
+    z = (
+        rng.standard_normal((4000, 12)) * np.r_[1.0, 1.0, 0.001, [left, left, 5.0] * 3]
+    )  # 3 channels: now, prof at lags 0 to 2
+    family = family_for(plan)
+    one = Lesson(z.astype(np.float32), np.zeros(len(z), np.int64), np.zeros(len(z), np.bool_), drone=False)
+    state = family.merge(plan, family.begin(plan, 12), [family.update(plan, {}, one, 0)], [len(z)])
+    assert family.weigh(plan, state).scale[2] == pytest.approx(least, rel=0.03)  # the median channel's, at lag 0
+
+
+def test_where_no_daily_course_is_known_the_least_scale_is_half_of_a_channels_spread():
+    shared = msgspec.structs.replace(PLAN, temporal=msgspec.structs.replace(PLAN.temporal, own_scale=False))
+    one = lesson(4)
+    one.z[:, 2] *= 0.001
+    family, state = merged(one, plan=shared)
+    assert family.weigh(shared, state).scale[2] == 0.5
+
+
 def test_a_scatter_that_is_none_is_refused():
     family, _ = merged(lesson(5))
     update = family.update(PLAN, {}, lesson(5), 0)

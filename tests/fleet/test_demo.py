@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from otlp import Collector, Span
 from servers import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +36,8 @@ def children_of(folder):
     return found
 
 
-def run(tmp_path, *words, timeout_s=240):
-    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+def run(tmp_path, *words, timeout_s=240, **more):
+    environ = {**os.environ, "TMPDIR": str(tmp_path), **more}
     return subprocess.run(command(*words), capture_output=True, text=True, timeout=timeout_s, env=environ, check=False)
 
 
@@ -47,11 +48,21 @@ def judged(done):
     return report
 
 
+@pytest.fixture(scope="module")
+def whole_loop(tmp_path_factory):
+    """(folder, how it ended, collector of its traces): one run for all that is asked of it."""
+    folder = tmp_path_factory.mktemp("loop")
+    with Collector() as collector:
+        done = run(folder, "--json", "--seconds", "4", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        yield folder, done, collector
+
+
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_whole_loop_on_simulated_flights_alarms_learns_and_loses_nothing(tmp_path):
-    report = judged(run(tmp_path, "--json", "--seconds", "4"))
+def test_the_whole_loop_on_simulated_flights_alarms_learns_and_loses_nothing(whole_loop):
+    tmp_path, done, _ = whole_loop
+    report = judged(done)
     for device in report["devices"]:
         assert bool(device["alarms"]) == bool(device["fault"]), device
         assert (device["release_before"], device["release_after"]) == (1, 2)
@@ -70,6 +81,32 @@ def test_the_whole_loop_on_simulated_flights_alarms_learns_and_loses_nothing(tmp
     assert not taught & {d["id"] for d in report["devices"] if d["alarms"]}
     assert list(tmp_path.iterdir()) == [], "the demo left files behind"
     assert children_of(tmp_path) == [], "the demo left processes behind"
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_each_alarm_is_one_trace_from_its_window_to_the_store_and_the_rules(whole_loop):
+    _, done, collector = whole_loop
+    report = judged(done)
+    traces: dict[str, list[Span]] = {}
+    for span in collector.spans():
+        traces.setdefault(span.trace_id, []).append(span)
+    roots = [span for spans in traces.values() for span in spans if span.name == "alarm"]
+    assert len(roots) == len(traces) == sum(device["alarms"] for device in report["devices"])
+    assert {span.service for span in collector.spans()} == {"covey-edge", "covey-gateway", "covey-cloud"}
+    whole = 0
+    for root in roots:
+        spans = traces[root.trace_id]
+        ids = {span.span_id: span for span in spans}
+        assert len(ids) == len(spans), "two spans of one id"
+        # The gateway is killed: what it had produced goes on, and its own span of that is never told.
+        orphans = {span.name for span in spans if span.parent_id and span.parent_id not in ids}
+        assert orphans <= {"store", "enrich"}, orphans
+        above = {(span.name, ids[span.parent_id].name) for span in spans if span.parent_id in ids}
+        assert {("window", "alarm"), ("score", "alarm"), ("uplink", "alarm")} <= above
+        whole += {("gateway", "alarm"), ("store", "gateway"), ("enrich", "gateway"), ("route", "enrich")} <= above
+    assert whole >= 1
 
 
 @pytest.mark.broker

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,12 @@ def covey(folder, *words, timeout_s=120):
 
 
 def ports():
-    return [w for name in ("mqtt", "kafka", "serve", "health") for w in (f"--{name}-port", str(free_port()))]
+    return [w for name in ("mqtt", "kafka", "serve", "health", "console") for w in (f"--{name}-port", str(free_port()))]
+
+
+def asked(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310  # our own console
+        return json.loads(answer.read())
 
 
 def fleet(folder):
@@ -49,7 +55,10 @@ def test_a_running_stack_mends_itself_learns_releases_and_comes_down(up):
     assert code == 0
     assert all(state["alive"].values()), state["alive"]
     assert "memory only" in state["embedded"]["kafka"]
+    console = f"http://127.0.0.1:{state['ports']['console']}/api"
     wait_for(lambda: len([d for d in fleet(up) if d["windows"] > 0]) == 3, 60, "windows of three devices in the store")
+    wait_for(lambda: len(asked(f"{console}/fleet")["devices"]) == 3, 30, "three devices in the console")
+    assert any("keeps nothing" in notice for notice in asked(f"{console}/me")["notices"])
 
     os.kill(state["parts"]["kafka"], 9)  # the memory broker: what it held is gone, and its offsets
 

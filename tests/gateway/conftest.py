@@ -23,6 +23,7 @@ from secured import Doors
 from servers import Iotcore, Kafka, KafkaApi, Mosquitto, Process, Server, Tansu, free_port, unique
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _RUN = (
@@ -68,6 +69,13 @@ class Brokers:
             yield read
         finally:
             consumer.close()
+
+
+@contextmanager
+def _started(kind: str, folder: Path) -> Iterator[Brokers]:
+    brokers = Brokers(kind, folder)
+    with brokers.mqtt, brokers.kafka:
+        yield brokers
 
 
 class Gateway:
@@ -185,12 +193,27 @@ class Devices:
         self.client.loop_stop()
 
 
+@pytest.fixture(scope="session")
+def embedded_brokers(tmp_path_factory):
+    """iotcore and Tansu."""
+    with _started("embedded", tmp_path_factory.mktemp("embedded")) as brokers:
+        yield brokers
+
+
+@pytest.fixture(scope="session")
+def real_brokers(tmp_path_factory):
+    """Mosquitto and Apache Kafka."""
+    with _started("real", tmp_path_factory.mktemp("real")) as brokers:
+        yield brokers
+
+
 @pytest.fixture(scope="session", params=["embedded", "real"])
-def brokers(request, tmp_path_factory):
-    """iotcore and Tansu, or mosquitto and Apache Kafka; our own, because tests pause them."""
-    started = Brokers(request.param, tmp_path_factory.mktemp(request.param))
-    with started.mqtt, started.kafka:
-        yield started
+def brokers(request):
+    """iotcore and Tansu, or mosquitto and Apache Kafka; our own, because tests pause them.
+
+    A fixture of its own for each: this one ends whenever the parameter changes, and every file has both.
+    """
+    return request.getfixturevalue(f"{request.param}_brokers")
 
 
 @pytest.fixture(scope="session")
@@ -210,9 +233,8 @@ def brokers_of():
 @pytest.fixture
 def own_brokers(tmp_path):
     """iotcore and Tansu of this test alone, to be killed."""
-    started = Brokers("embedded", tmp_path)
-    with started.mqtt, started.kafka:
-        yield started
+    with _started("embedded", tmp_path) as brokers:
+        yield brokers
 
 
 @pytest.fixture

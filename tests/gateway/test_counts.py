@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gateway import exposition
+from covey import exposition
 from gateway.counts import COUNTERS, GAUGES, HISTOGRAMS, Counts, metric, quantile
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

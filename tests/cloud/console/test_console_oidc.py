@@ -142,7 +142,10 @@ def test_another_browsers_way_back_is_refused(site: Site):
         tampered = here.cookies[oidc.COOKIE].replace("a", "b", 1)
         answer = here.get(back, headers={"cookie": f"{oidc.COOKIE}={tampered}"})
         assert answer.status_code == 400
+        cookie = here.cookies[oidc.COOKIE]
         assert here.get(back).status_code == 302
+        again = here.get(back, headers={"cookie": f"{oidc.COOKIE}={cookie}"})  # a used code opens nothing
+        assert (again.status_code, again.json()["code"]) == (401, "wrong_login")
 
 
 def test_a_code_of_another_login_is_refused_by_its_nonce(site: Site):

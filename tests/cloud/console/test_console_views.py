@@ -140,7 +140,7 @@ def test_scores_are_put_together_without_losing_what_stood_out(engine: Engine):
     assert (whole.resolution, whole.step_s, len(whole.t)) == ("period", 1.0, 10)
     assert whole.t == [ev.T0 + seq + 1 for seq in range(2, 12)]
     assert whole.max == [2.5, 2.5, 2.5, 9.0] + [2.5] * 6
-    assert whole.alarms == [(ev.T0, None, "a1")]
+    assert whole.alarms == [[ev.T0, None, "a1"]]
     few = device_view.scores(engine, "d1", ev.T0, ev.T0 + 100, 2)
     assert few is not None
     assert (few.t, few.max, few.p50) == ([ev.T0 + 7, ev.T0 + 12], [9.0, 2.5], [1.0, 1.0])

@@ -1,0 +1,45 @@
+/** The inbox's lines: alarms as the API lists them, those of an open incident as one line. Pure. */
+
+/** @typedef {import("../types").Alarm} Alarm */
+/** @typedef {import("../types").AlarmKey} AlarmKey */
+/** @typedef {import("../types").Incident} Incident */
+/** @typedef {{ id: string, incident: Incident | null, alarms: Alarm[], keys: AlarmKey[], child: boolean }} Line */
+
+/** @param {AlarmKey} one */
+export const idOf = (one) => `${one.device} ${one.alarm_id}`;
+
+/**
+ * An incident stands where its newest alarm would; opened, its alarms follow it.
+ * @param {Alarm[]} alarms  newest first
+ * @param {Incident[]} incidents
+ * @param {Set<string>} opened  incidents' ids
+ * @returns {Line[]}
+ */
+export function lines(alarms, incidents, opened) {
+  const of = new Map(incidents.flatMap((one) => one.alarms.map(([device, alarm_id]) => [idOf({ device, alarm_id }), one])));
+  /** @type {Map<string, Line>} */
+  const heads = new Map();
+  /** @type {Line[]} */
+  const found = [];
+  for (const alarm of alarms) {
+    const incident = of.get(idOf(alarm)) ?? null;
+    if (!incident) {
+      found.push({ id: idOf(alarm), incident: null, alarms: [alarm], keys: [alarm], child: false });
+      continue;
+    }
+    const head = heads.get(incident.id);
+    if (head) {
+      head.alarms.push(alarm);
+      continue;
+    }
+    const keys = incident.alarms.map(([device, alarm_id]) => ({ device, alarm_id }));
+    const line = { id: incident.id, incident, alarms: [alarm], keys, child: false };
+    heads.set(incident.id, line);
+    found.push(line);
+  }
+  return found.flatMap((line) =>
+    line.incident && opened.has(line.incident.id)
+      ? [line, ...line.alarms.map((alarm) => ({ id: idOf(alarm), incident: null, alarms: [alarm], keys: [alarm], child: true }))]
+      : [line],
+  );
+}

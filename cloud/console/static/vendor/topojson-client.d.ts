@@ -1,0 +1,2 @@
+// Defines the global `topojson`.
+export {};

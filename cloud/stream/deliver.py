@@ -1,0 +1,238 @@
+"""The part `deliver`: tries what `route` has written down, until it is taken or given up.
+
+A target has a worker of its own, so a slow one holds up nobody else. Deliveries are claimed for a while before they are tried:
+another instance leaves them alone, and those of a killed one come back. So a target hears at least once, with the same id each time.
+Mails: what is due together goes together, and stays together over tries.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import sqlalchemy as sa
+
+from cloud.store import schema, tables
+from cloud.stream import mail, retry, webhook
+from covey import wire
+from covey.errors import StoreError
+from covey.runtime import Backoff
+from covey.wire_alarms import decode_routed
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from sqlalchemy.engine import Engine
+
+    from cloud.stream.gauges import Metrics
+    from cloud.stream.rules_file import Routing
+
+_log = logging.getLogger("cloud.deliver")
+
+LOOK_S = 0.25
+TAKE = 20  # deliveries of a target claimed at once
+SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
+MOST_DUE = 1000
+MAX_MAIL = 50  # alarms in one message
+MARGIN_S = 5.0  # a claim lasts for one try and so much more
+
+
+class Due(NamedTuple):
+    """A delivery that was claimed."""
+
+    identity: wire.Identity
+    target: str
+    tries: int  # this one counted
+    next_s: float  # before it was claimed: those of one mail share it
+    made_s: float
+    body: bytes
+
+
+class Deliver:
+    """Everything that is due, with a worker a target."""
+
+    name = "deliver"
+
+    def __init__(self, routing: Routing, engine: Engine, metrics: Metrics, stop: threading.Event) -> None:
+        self._routing, self._engine, self._metrics, self._stop = routing, engine, metrics, stop
+        self._targets = {*routing.webhooks, *routing.mailboxes}
+        self._at_work: dict[str, Future[None]] = {}
+        self._rng = random.Random()  # noqa: S311  # jitter, not a secret
+        self._count_at = 0.0
+
+    def run(self) -> None:
+        """Until stopped; what is being tried then is waited for."""
+        backoff = Backoff(cap_s=5.0)
+        with ThreadPoolExecutor(max(1, len(self._targets)), "deliver") as pool:
+            while not self._stop.is_set():
+                try:
+                    self._turn(pool)
+                    backoff.reset()
+                    wait_s = LOOK_S
+                except StoreError as error:
+                    _log.warning("%s; trying again", error)
+                    wait_s = backoff.next_s()
+                self._stop.wait(wait_s)
+
+    def _turn(self, pool: ThreadPoolExecutor) -> None:
+        for target, work in list(self._at_work.items()):
+            if work.done():
+                del self._at_work[target]
+                work.result()  # what went wrong there and is no outage ends us
+        now = time.time()
+        due = self._due(now)
+        for target in dict.fromkeys(one.target for one in due):
+            mine = [one for one in due if one.target == target]
+            if target not in self._targets:
+                answer = webhook.Answer(taken=False, error="no such target in the rules", again=False)
+                self._settle([(mine, answer)])
+                continue
+            claimed = self._claim(_together(mine) if target in self._routing.mailboxes else mine[:TAKE], now)
+            if claimed:
+                self._at_work[target] = pool.submit(self._work, target, claimed)
+        if now >= self._count_at:
+            self._count_at = now + 5.0
+            query = sa.select(sa.func.count()).where(tables.deliveries.c.state == "waiting")
+            with schema.read(self._engine) as connection:
+                self._metrics.delivery_waiting.set(connection.execute(query).scalar_one())
+
+    def _due(self, now: float) -> list[Due]:
+        table = tables.deliveries
+        # Those at work are left out, so that what waits for a slow target hides nobody else's.
+        query = (
+            sa.select(table)
+            .where(table.c.state == "waiting", table.c.next_s <= now, table.c.target.not_in(list(self._at_work)))
+            .order_by(table.c.next_s, table.c.device, table.c.seq)
+            .limit(MOST_DUE)
+        )
+        with schema.read(self._engine) as connection:
+            return [
+                Due(
+                    wire.Identity(row.device, row.outbox, row.seq),
+                    row.target,
+                    row.tries,
+                    row.next_s,
+                    row.made_s,
+                    row.body,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def _claim(self, due: Sequence[Due], now: float) -> list[Due]:
+        """Those that no other instance has taken meanwhile."""
+        table = tables.deliveries
+        until = now + self._lease_s(due[0].target)
+        claimed = []
+        with schema.write(self._engine) as connection:
+            for one in due:
+                change = sa.update(table).where(
+                    _row(one), table.c.state == "waiting", table.c.next_s == one.next_s, table.c.tries == one.tries
+                )
+                if connection.execute(change.values(next_s=until, tries=one.tries + 1)).rowcount == 1:
+                    claimed.append(one._replace(tries=one.tries + 1))
+        return claimed
+
+    def _lease_s(self, target: str) -> float:
+        hook, smtp = self._routing.webhooks.get(target), self._routing.smtp
+        if hook is not None:
+            return hook.timeout_s + MARGIN_S
+        return 2 * (smtp.timeout_s if smtp is not None else 0.0) + MARGIN_S
+
+    def _work(self, target: str, due: Sequence[Due]) -> None:
+        hook = self._routing.webhooks.get(target)
+        if hook is None:
+            self._settle([(due, self._tell(due, partial(self._mail, target, due)))])
+            return
+        done: list[tuple[Sequence[Due], webhook.Answer]] = []
+        began = settled = time.monotonic()
+        for n, one in enumerate(due):
+            late = n > 0 and time.monotonic() - began > MARGIN_S  # the claim may not last for another try
+            if late or self._stop.is_set():
+                self._put_back(due[n:], 0.0)
+                break
+            answer = self._tell([one], partial(webhook.post, hook, str(one.identity), one.body))
+            done.append(([one], answer))
+            if answer.busy:
+                self._put_back(due[n + 1 :], answer.asked_s or retry.BASE_S)
+                break
+            if time.monotonic() - settled >= SETTLE_S:
+                self._settle(done)
+                done, settled = [], time.monotonic()
+        self._settle(done)
+
+    def _put_back(self, due: Sequence[Due], wait_s: float) -> None:
+        """Give back what was claimed and not tried."""
+        at_s = time.time() + wait_s
+        self._write_down([(one, {"next_s": at_s, "tries": one.tries - 1}) for one in due])
+
+    def _mail(self, target: str, due: Sequence[Due]) -> webhook.Answer:
+        smtp = self._routing.smtp
+        if smtp is None:
+            return webhook.Answer(taken=False, error="no [smtp] in the rules", again=False)
+        alarms = [(str(one.identity), one.identity.device, decode_routed(one.body)[1]) for one in due]
+        return mail.send(smtp, mail.compose(smtp, self._routing.mailboxes[target], alarms))
+
+    def _tell(self, due: Sequence[Due], tell: Callable[[], webhook.Answer]) -> webhook.Answer:
+        began = time.monotonic()
+        answer = tell()
+        target = due[0].target
+        self._metrics.delivery_seconds.labels(target).observe(time.monotonic() - began)
+        self._metrics.deliveries.labels(target, "taken" if answer.taken else "failed").inc(len(due))
+        if not answer.taken:
+            about = {"device": due[0].identity.device, "stage": self.name}
+            _log.warning("%s: %s: %s", target, due[0].identity, answer.error, extra=about)
+        return answer
+
+    def _settle(self, done: Sequence[tuple[Sequence[Due], webhook.Answer]]) -> None:
+        """Write down what became of deliveries; those of one answer went together and stay together."""
+        now = time.time()
+        changes: list[tuple[Due, dict[str, object]]] = []
+        for due, answer in done:
+            again = None
+            if not answer.taken and answer.again:
+                oldest = min(one.made_s for one in due)
+                again = retry.next_try(now, oldest, max(1, due[0].tries), answer.asked_s, self._rng)
+            values: dict[str, object] = {"error": answer.error}
+            if again is not None:
+                values["next_s"] = again
+            else:
+                values |= {"state": "delivered" if answer.taken else "failed", "done_s": now}
+            changes += [(one, values) for one in due]
+        self._write_down(changes)
+
+    def _write_down(self, changes: Sequence[tuple[Due, dict[str, object]]]) -> None:
+        """In one transaction, as often as it takes; a claim that is never settled is tried again."""
+        backoff = Backoff(cap_s=2.0)
+        while changes:
+            try:
+                with schema.write(self._engine) as connection:
+                    for one, values in changes:
+                        mine = sa.and_(_row(one), tables.deliveries.c.state == "waiting")
+                        connection.execute(sa.update(tables.deliveries).where(mine).values(values))
+                return
+            except StoreError as error:
+                _log.warning("%s; trying again", error)
+                if self._stop.wait(backoff.next_s()):
+                    return
+
+
+def _row(one: Due) -> sa.ColumnElement[bool]:
+    table, (device, outbox, seq) = tables.deliveries, one.identity
+    return sa.and_(table.c.device == device, table.c.outbox == outbox, table.c.seq == seq, table.c.target == one.target)
+
+
+def _together(due: Sequence[Due]) -> list[Due]:
+    """What goes into the next mail: one that was tried before as it was, or all that is new. Pure.
+
+    Deliveries of one mail were claimed together, so they share the time of their next try and their number of tries.
+    """
+    first = due[0]
+    if first.tries == 0:
+        return [one for one in due if one.tries == 0][:MAX_MAIL]
+    return [one for one in due if (one.next_s, one.tries) == (first.next_s, first.tries)]

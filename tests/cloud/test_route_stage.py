@@ -1,0 +1,129 @@
+"""The stage `route` on a real store: where alarms go, whom it writes down, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from cloud.store import schema, tables
+from cloud.stream.kafka import Record
+from cloud.stream.route import RouteStage, Told, is_quiet
+from cloud.stream.rules_file import parse
+from cloud_events import OUTBOX, alarm, new_store
+from covey import topics, wire
+from covey.wire_alarms import Context, Enriched, decode_routed, make_enriched
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.engine import Engine
+
+T = 1_770_000_000.0
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+RULES = """
+[[rules]]
+name = "rotor"
+when = { top_channel = "motor.*" }
+level = "high"
+webhooks = ["ops"]
+mailboxes = ["duty"]
+quiet_s = 600
+
+[[rules]]
+name = "acc"
+when = { top_channel = "acc.*" }
+level = "high"
+webhooks = ["ops"]
+ends = true
+
+[[webhooks]]
+name = "ops"
+url = "http://127.0.0.1:9/"
+
+[[mailboxes]]
+name = "duty"
+to = ["duty@example.org"]
+
+[smtp]
+host = "127.0.0.1"
+sender = "covey@example.org"
+"""
+
+
+def record(seq: int, received_s: float = T, device: str = "d1", state: str = "begin", **changes: Any) -> Record:
+    data = Enriched(alarm(f"a{seq}", state, **changes), "t", received_s, Context(group="g"), received_s)
+    content = make_enriched(wire.Identity(device, OUTBOX, seq), data, TRACE)
+    return Record(topics.ALARMS_ENRICHED, 0, seq, device, content, received_s)
+
+
+def rows(engine: Engine) -> list[tuple[str, int, str]]:
+    table = tables.deliveries
+    with schema.read(engine) as connection:
+        found = connection.execute(sa.select(table).order_by(table.c.device, table.c.seq, table.c.target))
+        return [(row.device, row.seq, row.target) for row in found]
+
+
+def stage_of(engine: Engine) -> RouteStage:
+    return RouteStage(parse(RULES, "t"), engine)
+
+
+def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    made = stage_of(engine).process("b", [record(1), record(2, top_channel="baro")])
+    high, low = made.messages
+    assert (high.topic, high.key, high.traceparent) == (topics.ALARMS_HIGH, "d1", TRACE)
+    assert low.topic == topics.ALARMS_LOW
+    identity, data, trace = decode_routed(high.value)
+    assert (identity, trace) == (wire.Identity("d1", OUTBOX, 1), TRACE)
+    assert (data.level, data.rule, data.targets) == ("high", "rotor", ["ops", "duty"])
+    assert (data.alarm, data.received_s, data.context.group) == (alarm("a1"), T, "g")
+    assert decode_routed(low.value)[1].rule == ""
+    assert rows(engine) == [("d1", 1, "duty"), ("d1", 1, "ops")]
+    with schema.read(engine) as connection:
+        assert {row.body for row in connection.execute(sa.select(tables.deliveries))} == {high.value}
+    assert made.results == {"high": 1, "low": 1}
+
+
+def test_a_batch_done_again_decides_the_same_and_writes_nothing_twice(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    batch = [record(1), record(2, T + 100), record(3, T + 700), record(4, T + 50, "d2")]
+    first = [decode_routed(one.value)[1].targets for one in stage_of(engine).process("b", batch).messages]
+    assert first == [["ops", "duty"], [], ["ops", "duty"], ["ops", "duty"]]  # the second is quiet
+    before = rows(engine)
+    again = [decode_routed(one.value)[1].targets for one in stage_of(engine).process("b", batch).messages]
+    assert again == first
+    assert rows(engine) == before
+
+
+def test_quiet_counts_the_same_device_channel_and_target_only() -> None:
+    mine = Told(wire.Identity("d1", OUTBOX, 5), "ops", "acc.z", T)
+
+    def told(**changes: Any) -> bool:
+        return is_quiet(mine, [Told(wire.Identity("d1", OUTBOX, 4), "ops", "acc.z", T - 59)._replace(**changes)], 60.0)
+
+    assert told()
+    assert not told(received_s=T - 60)
+    assert not told(received_s=T + 1)
+    assert not told(target="duty")
+    assert not told(channel="acc.x")
+    assert not told(identity=wire.Identity("d2", OUTBOX, 4))
+    assert not told(identity=mine.identity)
+
+
+def test_ends_are_routed_and_told_only_where_the_rule_says(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    made = stage_of(engine).process("b", [record(1, state="end"), record(2, state="end", top_channel="acc.z")])
+    assert [one.topic for one in made.messages] == [topics.ALARMS_HIGH, topics.ALARMS_HIGH]
+    assert rows(engine) == [("d1", 2, "ops")]
+
+
+def test_what_is_not_enriched_is_a_dead_letter(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    wrong_key = record(1)._replace(key="d2")
+    made = stage_of(engine).process("b", [record(1)._replace(value=b"[]"), wrong_key, record(3)])
+    letters = [
+        wire.decode(wire.DeadLetter, one.value).reason for one in made.messages if one.topic == topics.DEADLETTER
+    ]
+    assert letters == ["bad_schema", "source_mismatch"]
+    assert made.results == {"refused": 2, "high": 1}

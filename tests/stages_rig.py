@@ -1,0 +1,240 @@
+"""Every stage in a process of its own on one Apache Kafka, a webhook that counts, a load of alarms, and kills: what became of each alarm.
+
+Judged at each place where a repeat or a loss can be seen: rows of the store, committed messages of covey.alarms.enriched and of
+covey.alarms.high and .low, rows of deliveries, and what the webhook was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from cloud_events import alarm, body, cloud_process
+from covey import topics
+from covey.wire_alarms import decode_enriched, decode_routed
+from processes import free_port, wait_for
+
+if TYPE_CHECKING:
+    import random
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+    from processes import Process
+    from servers import Kafka
+
+STAGES = ("store", "enrich", "route", "deliver")
+PARTITIONS = 3
+DEVICES = 12
+RULES = """
+[[rules]]
+name = "all"
+level = "high"
+webhooks = ["hook"]
+ends = true
+
+[[webhooks]]
+name = "hook"
+url = "http://127.0.0.1:{port}/"
+timeout_s = 1
+"""
+
+
+class Hook:
+    """A webhook on loopback; counts each webhook-id."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.bodies: dict[str, set[bytes]] = {}
+        seen, bodies = self.seen, self.bodies
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                name = self.headers["webhook-id"]
+                seen[name] += 1
+                bodies.setdefault(name, set()).add(content)
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", free_port()), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Stages:
+    """The processes. Use in `with`."""
+
+    def __init__(self, folder: Path, broker: Kafka) -> None:
+        self.folder, self.broker = folder, broker
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = folder / "store.db"
+        self.hook = Hook()
+        self.rules = folder / "rules.toml"
+        self.rules.write_text(RULES.format(port=self.hook.port))
+        self.processes: dict[str, Process] = {}
+        self.more: list[Process] = []
+        self.runs = 0
+        self.produced: set[str] = set()
+        self.lock = threading.Lock()
+        self._producing = threading.Event()
+        self._load: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            for stage in STAGES:
+                self.start(stage)
+                self.ready(stage)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._producing.clear()
+        if self._load is not None:
+            self._load.join(10)
+        for process in (*self.processes.values(), *self.more):
+            process.stop()
+        self.hook.close()
+
+    def start(self, stage: str) -> None:
+        self.processes[stage] = self._started(stage)
+
+    def add(self, stage: str) -> Process:
+        """A second instance, once it has partitions."""
+        process = self._started(stage)
+        self.more.append(process)
+        wait_for(lambda: re.search(r": reading [1-9]", process.tail(200)), 60, f"{stage} shares: {process.tail()}")
+        return process
+
+    def _started(self, stage: str) -> Process:
+        self.runs += 1
+        options = ["--kafka", self.broker.bootstrap, "--store", str(self.store), "--stages", stage]
+        options += ["--repository-dir", str(self.folder / "repo"), "--rules", str(self.rules)]
+        return cloud_process(self.folder, f"{stage}-{self.runs}", "run", *options).start()
+
+    def ready(self, stage: str) -> None:
+        word = "deliver;" if stage == "deliver" else "reading"
+        wait_for(lambda: word in self.processes[stage].tail(200), 40, f"{stage} runs: {self.processes[stage].tail()}")
+
+    def load(self, per_s: float) -> None:
+        """Alarms, begun and ended in turn, until `finish`."""
+        self._producing.set()
+        self._load = threading.Thread(target=self._produce, args=(per_s,), daemon=True)
+        self._load.start()
+
+    def _produce(self, per_s: float) -> None:
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "enable.idempotence": True, "linger.ms": 5})
+        n, began = 0, time.monotonic()
+        while self._producing.is_set():
+            while n < (time.monotonic() - began) * per_s:
+                device, seq = f"d{n % DEVICES}", n // DEVICES + 1
+                data = alarm(f"a{(seq + 1) // 2}", "begin" if seq % 2 else "end")
+                producer.produce(topics.ALARMS, body(seq, data, device=device), device)
+                with self.lock:
+                    self.produced.add(f"{device}/00112233aabbccdd/{seq}")
+                n += 1
+            producer.poll(0.01)
+        assert producer.flush(30) == 0
+
+    def kill(self, stage: str, rng: random.Random) -> None:
+        """Kill it at some moment under load, and have it again."""
+        time.sleep(rng.uniform(0.05, 0.6))  # the moment of a kill is what is tried, nothing waits for it
+        self.processes[stage].kill9()
+        self.start(stage)
+        self.ready(stage)
+
+    def finish(self, timeout_s: float) -> dict[str, int]:
+        """End the load, wait until all is through or the time is up, and count."""
+        self._producing.clear()
+        if self._load is not None:
+            self._load.join(30)
+        with contextlib.suppress(AssertionError):
+            wait_for(self._through, timeout_s, "all is through")
+        return self.verdict()
+
+    def _through(self) -> bool:
+        expected = len(self.produced)
+        with contextlib.closing(sqlite3.connect(self.store)) as store:
+            [stored] = store.execute(
+                "SELECT min((SELECT count(*) FROM events), (SELECT count(*) FROM routings))"
+            ).fetchone()
+            [settled] = store.execute("SELECT count(*) FROM deliveries WHERE state = 'delivered'").fetchone()
+        return stored >= expected and settled >= expected
+
+    def verdict(self) -> dict[str, int]:
+        """Lost and repeated at each place; all 0 but `webhook_repeated`, which counts repeats under the same id."""
+        want = self.produced
+        found: dict[str, int] = {"produced": len(want)}
+        with contextlib.closing(sqlite3.connect(self.store)) as store:
+            for table in ("events", "enrichments", "routings", "deliveries"):
+                query = f"SELECT device, outbox, seq FROM {table}"  # noqa: S608  # names of our own
+                rows = ["{}/{}/{}".format(*row) for row in store.execute(query)]
+                found |= _judge(table, rows, want)
+            query = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'"
+            found["deliveries_open"] = int(store.execute(query).fetchone()[0])
+        enriched = [str(decode_enriched(value)[0]) for value in read_all(self.broker, [topics.ALARMS_ENRICHED])]
+        routed = [
+            str(decode_routed(value)[0]) for value in read_all(self.broker, [topics.ALARMS_HIGH, topics.ALARMS_LOW])
+        ]
+        letters = read_all(self.broker, [topics.DEADLETTER])
+        found |= _judge("enriched", enriched, want) | _judge("routed", routed, want)
+        found["dead_letters"] = len(letters)
+        found["webhook_lost"] = len(want - set(self.hook.seen))
+        found["webhook_unknown"] = len(set(self.hook.seen) - want)
+        found["webhook_repeated"] = sum(self.hook.seen.values()) - len(self.hook.seen)
+        found["webhook_changed"] = sum(len(bodies) > 1 for bodies in self.hook.bodies.values())
+        return found
+
+
+def _judge(place: str, names: list[str], want: set[str]) -> dict[str, int]:
+    return {f"{place}_lost": len(want - set(names)), f"{place}_repeated": len(names) - len(set(names))}
+
+
+def wrong(verdict: dict[str, int]) -> dict[str, int]:
+    """What is not as it should be: nothing lost and nothing repeated, but webhooks under the same id."""
+    return {name: n for name, n in verdict.items() if n and name not in ("produced", "webhook_repeated")}
+
+
+def read_all(broker: Kafka, names: list[str]) -> list[bytes]:
+    """Every committed message of topics, up to their ends."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "group.id": "judge",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    left = {(name, p) for name in names for p in range(PARTITIONS)}
+    consumer.assign([TopicPartition(name, p, 0) for name, p in left])
+    found: list[bytes] = []
+    deadline = time.monotonic() + 60
+    try:
+        while left and time.monotonic() < deadline:
+            for message in consumer.consume(1000, 0.2):
+                if message.error() is None:
+                    found.append(message.value() or b"")
+                else:
+                    left.discard((message.topic() or "", message.partition() or 0))
+    finally:
+        consumer.close()
+    assert not left, f"ends not reached: {left}"
+    return found
