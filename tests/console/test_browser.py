@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -15,38 +14,18 @@ from playwright.sync_api import expect
 import console_rig as rig
 from cloud.store import schema, tables
 from console_fleet import of_fleet, raise_alarm
+from console_pages import page_of
 from processes import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
     from sqlalchemy.engine import Engine
 
 Fleet = tuple[rig.Console, "Engine", list[str]]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@contextmanager
-def page_of(browser: Browser, console: rig.Console, path: str = "/", **options: Any) -> Iterator[Page]:
-    """A page in a context of its own; fails on errors of its scripts and on requests to any other host."""
-    options = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark", **options}
-    context = browser.new_context(**options)
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith((console.base, "data:", "blob:")) else wrong.append(request.url),
-    )
-    page.goto(console.base + path)
-    yield page
-    context.close()
-    # Chromium itself tells answers such as 401 as errors; they are looked at where they are meant.
-    assert [one for one in wrong if "Failed to load resource" not in one] == []
 
 
 def verdict(engine: Engine, alarm_id: str) -> str:

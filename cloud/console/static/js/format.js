@@ -8,8 +8,11 @@ export const count = (n) => (n === null || n === undefined ? "–" : grouped.for
 /** 2.09 -> "2.09×"; a dash where there is none. @param {number | null | undefined} ratio */
 export const times = (ratio) => (ratio === null || ratio === undefined || !Number.isFinite(ratio) ? "–" : `${ratio.toFixed(2)}×`);
 
-/** .56 -> "56 %". @param {number} share */
-export const percent = (share) => `${share > 0 && share < 0.005 ? "<1" : Math.round(share * 100)} %`;
+/** .56 -> "56 %"; what is not all or nothing is never called so: .9953 -> "99.5 %". @param {number} share */
+export function percent(share) {
+  if (share > 0 && share < 0.005) return "<1 %";
+  return share > 0.99 && share < 1 ? `${(Math.floor(share * 1000) / 10).toFixed(1)} %` : `${Math.round(share * 100)} %`;
+}
 
 /**
  * Seconds as the one or two units that matter: 3 -> "3 s", 5400 -> "1 h 30 min".

@@ -24,7 +24,10 @@ function welcome(answer) {
 export const wasHere = () => localStorage.getItem(MARK) === "1";
 export const enter = async () => welcome(await get("/api/me"));
 /** @param {string} name @param {string} password */
-export const login = async (name, password) => welcome(await post("/api/login", { name, password }));
+export async function login(name, password) {
+  if (!me.peek()) await enter(); // a password filled in at once may be quicker than the token that has to go with it
+  return welcome(await post("/api/login", { name, password }));
+}
 
 export async function logout() {
   await post("/api/logout");

@@ -42,7 +42,7 @@ function Accounts() {
   return html`<${Panel} title="Accounts">
     ${list.error ? html`<${Problem} error=${list.error} />` : list.value === null ? html`<${Waiting} />` : null}
     ${list.value?.length === 0 ? html`<${Empty}>There are no accounts: the console answers on this machine only, and everybody here is an admin. The first account has to be an admin.<//>` : null}
-    ${list.value?.length ? html`<div class="scroll-x" tabindex="0" role="region" aria-label="Accounts"><table><thead><tr><th scope="col">Name</th><th scope="col">Role</th><th scope="col">Login</th><th scope="col">Since</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
+    ${list.value?.length ? html`<div class="scroll-x" tabindex="0" role="region" aria-label="All accounts"><table><thead><tr><th scope="col">Name</th><th scope="col">Role</th><th scope="col">Login</th><th scope="col">Since</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
       <tbody>${list.value.map((one) => html`<tr key=${one.name}><td><b>${one.name}</b>${one.disabled ? html` <span class="tag">disabled</span>` : null}</td>
         <td><select aria-label=${`Role of ${one.name}`} value=${one.role} onChange=${(/** @type {any} */ event) => attempt(() => patch(path(one.name), { role: event.target.value }), `${one.name} is ${event.target.value} now`)}>${["viewer", "operator", "admin"].map((role) => html`<option key=${role} value=${role}>${role}</option>`)}</select></td>
         <td>${one.oidc ? "identity provider" : "password"}</td><td class="muted">${stamp(one.created_s)}</td>
@@ -95,7 +95,7 @@ function AuditLog() {
   const list = value ? rowsOf(value) : [];
   return html`<${Panel} title="Audit log">
     ${error ? html`<${Problem} error=${error} />` : value === null ? html`<${Waiting} />` : null}
-    ${list.length ? html`<div class="scroll-x" tabindex="0" role="region" aria-label="Audit log"><table><thead><tr><th scope="col">When</th><th scope="col">Who</th><th scope="col">What</th><th scope="col">Of</th><th scope="col">Detail</th></tr></thead>
+    ${list.length ? html`<div class="scroll-x" tabindex="0" role="region" aria-label="Newest changes"><table><thead><tr><th scope="col">When</th><th scope="col">Who</th><th scope="col">What</th><th scope="col">Of</th><th scope="col">Detail</th></tr></thead>
       <tbody>${list.map((one, n) => html`<tr key=${one.id ?? n}><td class="muted">${stamp(one.time_s)}</td><td>${one.actor}</td><td>${one.action}</td><td>${one.target}</td><td class="wrap muted">${one.detail}</td></tr>`)}</tbody></table></div>` : value ? html`<${Empty}>Nothing was changed yet.<//>` : null}
     <div class="buttons">${afters.length ? html`<button type="button" onClick=${() => setAfters(afters.slice(0, -1))}>Newer</button>` : null}${value?.next ? html`<button type="button" onClick=${() => setAfters([...afters, String(value.next)])}>Older</button>` : null}</div>
   <//>`;

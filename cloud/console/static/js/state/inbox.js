@@ -9,7 +9,7 @@
 export const idOf = (one) => `${one.device} ${one.alarm_id}`;
 
 /**
- * An incident stands where its newest alarm would; opened, its alarms follow it.
+ * Incidents first, as one line each; opened, their alarms follow them.
  * @param {Alarm[]} alarms  newest first
  * @param {Incident[]} incidents
  * @param {Set<string>} opened  incidents' ids
@@ -37,6 +37,7 @@ export function lines(alarms, incidents, opened) {
     heads.set(incident.id, line);
     found.push(line);
   }
+  found.sort((a, b) => Number(b.incident !== null) - Number(a.incident !== null));
   return found.flatMap((line) =>
     line.incident && opened.has(line.incident.id)
       ? [line, ...line.alarms.map((alarm) => ({ id: idOf(alarm), incident: null, alarms: [alarm], keys: [alarm], child: true }))]

@@ -1,0 +1,306 @@
+"""What each page lets people do, in a real Chromium: filter, walk, judge an incident, look at figures, change accounts."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+import cloud_events as ev
+import console_rig as rig
+from cloud.store import schema, tables
+from cloud.store.writer import write_batch
+from console_fleet import of_fleet, raise_alarm
+from console_pages import page_of
+from processes import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+    from sqlalchemy.engine import Engine
+
+Fleet = tuple[rig.Console, "Engine", list[str]]
+
+pytestmark = pytest.mark.timeout(120)
+
+ROWS = "tbody tr:not(.spacer)"
+DRAWN = "() => document.querySelector('.hive canvas').hive.drawn"
+
+
+def verdicts(engine: Engine, ids: list[str]) -> set[str]:
+    table = tables.alarms
+    with schema.read(engine) as connection:
+        return set(connection.execute(sa.select(table.c.verdict).where(table.c.alarm_id.in_(ids))).scalars())
+
+
+def signs(page: Page) -> list[str | None]:
+    return [one.get_attribute("aria-label") for one in page.locator(".chain .sign svg").all()]
+
+
+# --- fleet
+
+
+def test_the_five_counts_add_up_and_each_filters_what_it_counts(chromium: Browser, fleet: Fleet) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console, "/?view=Table") as page:
+        expect(page.locator(".count b").last).not_to_have_text("0")
+        figures = [int(text.replace(",", "")) for text in page.locator(".count b").all_inner_texts()]
+        assert sum(figures) >= len(names)
+        page.locator(".count", has_text="Alarm").click()
+        expect(page.locator("table.devices")).to_have_attribute("aria-rowcount", str(figures[0] + 1))
+        assert {text.strip() for text in page.locator("td.col-status").all_inner_texts()} == {"Alarm"}
+        assert "status=alarm" in page.url
+        page.reload()
+        expect(page.locator(".chip")).to_contain_text(f"{figures[0]} fit")
+
+
+def test_letters_filter_by_device_and_group_and_escape_clears(chromium: Browser, fleet: Fleet) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console, "/?view=Table") as page:
+        expect(page.locator(ROWS).first).to_be_visible()
+        page.keyboard.press("/")
+        page.keyboard.type(f"orchard {names[5]}")
+        expect(page.locator(ROWS)).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(page.locator(".chip")).to_have_count(0)
+
+
+def test_a_long_table_holds_only_the_rows_in_sight(chromium: Browser, fleet: Fleet) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console, "/?view=Table") as page:
+        expect(page.locator("table.devices")).to_have_attribute("aria-rowcount", re.compile(r"^3\d\d$"))
+        assert page.locator(ROWS).count() < 60
+        page.get_by_role("button", name="Device", exact=True).click()
+        page.evaluate("() => { const box = document.querySelector('.table-box'); box.scrollTop = box.scrollHeight; }")
+        expect(page.locator(ROWS).last).to_contain_text(names[-1])
+
+
+def test_only_cells_that_changed_are_drawn_anew(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    with page_of(chromium, console) as page:
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+        wait_for(lambda: page.evaluate(DRAWN) >= len(names), 10, "the first drawing")
+        before = page.evaluate(DRAWN)
+        now_s = time.time()
+        quiet = [names[20], names[21]]
+        write_batch(
+            engine,
+            "b",
+            {},
+            [
+                ev.received(9, ev.summary(9, start_s=now_s - 9, end_s=now_s), device=name, received_s=now_s)
+                for name in quiet
+            ],
+        )
+        wait_for(lambda: page.evaluate(DRAWN) > before, 10, "the change on the page")
+        assert page.evaluate(DRAWN) - before == len(quiet)
+
+
+def test_the_hive_is_walked_with_arrows_and_opens_with_enter(chromium: Browser, fleet: Fleet) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console) as page:
+        expect(page.get_by_role("button", name="mine-04").first).to_be_visible()
+        page.locator(".hive canvas").focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        # The first group's second device: every third name is harbour-east's.
+        expect(page.locator(".hive [role=status]")).to_contain_text(names[3])
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile(f"/devices/{names[3]}$"))
+        page.go_back()
+        expect(page.locator(".hive canvas")).to_be_visible()
+
+
+def test_keys_change_the_view_and_the_page_and_help_tells_them(chromium: Browser, fleet: Fleet) -> None:
+    console, _, _ = fleet
+    with page_of(chromium, console) as page:
+        expect(page.get_by_role("button", name="mine-04").first).to_be_visible()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.keyboard.press("2")
+        expect(page.locator("table.devices")).to_be_visible()
+        assert not [url for url in asked if "land-50m" in url]
+        with page.expect_response(re.compile("land-50m")) as land:
+            page.keyboard.press("3")
+        assert land.value.ok
+        page.keyboard.press("g")
+        page.keyboard.press("r")
+        expect(page).to_have_url(re.compile("/rollouts$"))
+        page.keyboard.press("?")
+        expect(page.locator("dialog[open]")).to_contain_text("Confirm")
+        page.keyboard.press("Escape")
+        expect(page.locator("dialog[open]")).to_have_count(0)
+
+
+def test_two_tabs_share_one_stream(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    with page_of(chromium, console) as page:
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+        second = page.context.new_page()
+        second.goto(console.base)
+        expect(second.get_by_text("live", exact=True)).to_be_visible()
+        with console.client() as client:  # those of tests before end a moment after their pages
+            wait_for(lambda: "covey_console_streams 1.0" in client.get("/metrics").text, 20, "one stream of two tabs")
+        raise_alarm(engine, names[11], "both", "gyro.q", time.time(), seq=30)
+        for tab in (page, second):
+            expect(tab.get_by_text("gyro.q").first).to_be_visible()
+
+
+# --- inbox and why
+
+
+def test_an_incident_is_one_line_and_one_key_judges_all_of_it(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    ids = [f"alike-{number}" for number in range(6)]
+    with page_of(chromium, console, "/inbox") as page:
+        line = page.locator(".alarm-line.incident", has_text="6 devices alike")
+        line.locator(".alarm-pick").click()
+        page.keyboard.press("e")
+        expect(page.locator(".alarm-line.child")).to_have_count(6)
+        page.keyboard.press("c")
+        wait_for(lambda: verdicts(engine, ids) == {"confirmed"}, 10, "six confirmations")
+        expect(line).to_have_count(0)
+        expect(page.locator(".alarm-line", has_text=names[0])).to_have_count(1)
+        page.keyboard.press("u")
+        wait_for(lambda: verdicts(engine, ids) == {""}, 10, "six undone")
+        expect(line).to_have_count(1)
+
+
+def test_j_k_move_w_asks_why_and_filters_hold_back(chromium: Browser, fleet: Fleet) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console, "/inbox") as page:
+        current = page.locator(".alarm-line[aria-current=true] b").first
+        expect(current).to_be_visible()
+        page.get_by_label("Group").select_option("harbour-east")
+        expect(page.locator(".alarm-line", has_text="mine-04")).to_have_count(0)
+        page.get_by_label("Channel").fill("motor.1")
+        page.get_by_label("Channel").press("Enter")
+        expect(page.locator(".alarm-line")).to_have_count(1)
+        expect(current).to_have_text(names[0])
+        page.locator("h1").click()
+        page.keyboard.press("w")
+        expect(page).to_have_url(re.compile(f"/why/{names[0]}/alone$"))
+
+
+def test_bytes_that_were_changed_in_the_store_get_no_tick(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    alarm = 3  # of window, model, score, alarm
+    raise_alarm(engine, names[18], "forged", "motor.1", time.time() - 3000, seq=70)
+    with page_of(chromium, console, f"/why/{names[18]}/forged") as page:
+        expect(page.locator(".chain .step")).to_have_count(8)
+        assert signs(page)[0] == "as the device or a stage told it"  # its samples never left the device
+        assert signs(page)[alarm] == "checked by the cloud"
+    table = tables.events
+    with schema.write(engine) as connection:
+        mine = sa.and_(table.c.device == names[18], table.c.seq == 70)
+        body = connection.execute(sa.select(table.c.body).where(mine)).scalar_one()
+        connection.execute(sa.update(table).where(mine).values(body=body.replace(b"motor.1", b"motor.9")))
+    with page_of(chromium, console, f"/why/{names[18]}/forged") as page:
+        expect(page.locator(".chain .step")).to_have_count(8)
+        assert signs(page)[alarm] == "does not agree"
+
+
+# --- device, learning, accounts
+
+
+def test_the_chart_tells_its_figures_as_text_too(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    now_s = time.time()
+    scores = ev.wire.Scores(p50=0.5, p95=1.0, p99=2.0, max=3.0, sketch=[[0, 0], [5, 10]])
+    said = ev.summary(40, start_s=now_s - 10, end_s=now_s, score=scores)  # its threshold is 2
+    write_batch(engine, "b", {}, [ev.received(40, said, device=names[12], received_s=now_s)])
+    with page_of(chromium, console, f"/devices/{names[12]}") as page:
+        expect(page.locator(".plot canvas")).to_be_visible()
+        page.get_by_text("The newest periods as a table").click()
+        last = page.locator(".as-text tbody tr").last
+        expect(last).to_contain_text(re.compile(r"0\.25.\s*1\.00.\s*1\.50."))
+        expect(page.get_by_role("img", name=re.compile("greatest 1.50. of the threshold"))).to_be_visible()
+
+
+def test_a_label_that_leaves_the_field_leaves_the_device(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    device = tables.devices
+
+    def labels() -> str:
+        with schema.read(engine) as connection:
+            return str(connection.execute(sa.select(device.c.labels).where(device.c.device == names[15])).scalar_one())
+
+    with page_of(chromium, console, f"/devices/{names[15]}") as page:
+        page.get_by_label("Labels").fill("site=quay, owner=kim")
+        page.get_by_role("button", name="Save").click()
+        wait_for(lambda: labels() == '{"owner":"kim","site":"quay"}', 10, "both labels")
+        expect(page.get_by_label("Labels")).to_have_value(re.compile("owner=kim"))
+        page.get_by_label("Labels").fill("owner=kim")
+        page.get_by_role("button", name="Save").click()
+        wait_for(lambda: labels() == '{"owner":"kim"}', 10, "one label")
+
+
+def test_an_address_of_every_page_can_be_loaded_anew(chromium: Browser, tmp_path: Path) -> None:
+    url, engine = rig.new_store(tmp_path)
+    with rig.Console(tmp_path, url) as console:
+        for path, text in [
+            (f"/learning/{rig.RUN}", f"Run {rig.RUN}"),
+            ("/admin", "Accounts"),
+            ("/devices/d1", "d1"),
+            ("/why/d1/a1", "d1"),
+            ("/system", "Stages"),
+        ]:
+            with page_of(chromium, console, path) as page:
+                expect(page.get_by_role("heading", name=re.compile(text)).first).to_be_visible()
+    engine.dispose()
+
+
+def test_an_admin_adds_an_account_and_the_audit_log_has_it(chromium: Browser, tmp_path: Path) -> None:
+    with of_fleet(tmp_path, 30, accounts=True) as (console, _, _), page_of(chromium, console) as page:
+        page.get_by_label("Name").fill("admin")
+        page.get_by_label("Password").fill(rig.PASSWORD)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("alarm alike")
+        page.get_by_role("button", name="admin").click()
+        page.get_by_role("link", name="Accounts and audit").click()
+        form = page.get_by_role("region", name="Add an account")
+        form.get_by_label("Name").fill("kim")
+        form.get_by_label("Role").select_option("operator")
+        form.get_by_label("Password").fill("another horse battery")
+        form.get_by_role("button", name="Add").click()
+        expect(page.get_by_label("Role of kim")).to_have_value("operator")
+        page.reload()
+        expect(page.get_by_role("region", name="Audit log", exact=True).first).to_contain_text("kim")
+        page.get_by_role("button", name="admin").click()
+        page.get_by_role("button", name="Log out").click()
+        expect(page).to_have_url(re.compile("/login"))
+        page.get_by_label("Name").fill("kim")
+        page.get_by_label("Password").fill("another horse battery")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Add device")).to_be_visible()
+
+
+# --- every page
+
+
+@pytest.mark.parametrize("path", ["/why/{0}/alone", "/devices/{0}", "/admin", "/?view=Table", "/?view=Map"])
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_no_further_page_has_a_fault_that_axe_finds(chromium: Browser, fleet: Fleet, path: str, scheme: str) -> None:
+    console, _, names = fleet
+    with page_of(chromium, console, path.format(names[0]), color_scheme=scheme, bypass_csp=True) as page:
+        expect(page.locator("h1:not(.loading)")).to_be_visible()
+        expect(page.locator(".placeholder")).to_have_count(0)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("path", ["/why/{0}/alone", "/devices/{0}", "/admin", "/?view=Table", "/?view=Map"])
+def test_no_further_page_scrolls_sideways_on_a_phone(chromium: Browser, fleet: Fleet, path: str) -> None:
+    console, _, names = fleet
+    with page_of(
+        chromium, console, path.format(names[0]), viewport={"width": 360, "height": 740}, has_touch=True
+    ) as page:
+        expect(page.locator("h1:not(.loading)")).to_be_visible()
+        expect(page.locator(".placeholder")).to_have_count(0)
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
