@@ -99,7 +99,7 @@ class AuditPage(Struct):
     next: str | None
 
 
-class Done(Struct):
+class Ok(Struct):
     """It is done."""
 
     ok: bool
@@ -123,10 +123,10 @@ def login(console: Console, request: Request[Any, Any, Any], data: Credentials) 
 
 @post("/api/logout", status_code=200, **changes(None, name="logout"))
 @threaded
-def logout(console: Console, request: Request[Any, Any, Any]) -> Response[Done]:
+def logout(console: Console, request: Request[Any, Any, Any]) -> Response[Ok]:
     """End the session."""
     _end_old(console, request)
-    return Response(Done(ok=True), cookies=[_cookie(console, "")])
+    return Response(Ok(ok=True), cookies=[_cookie(console, "")])
 
 
 @post("/api/me/password", status_code=200, **changes("viewer", name="change_password"))
@@ -218,10 +218,10 @@ def change_account(console: Console, request: Request[Any, Any, Any], name: str,
 
 @delete("/api/accounts/{name:str}", status_code=200, **changes("admin", 404, name="remove_account"))
 @threaded
-def remove_account(console: Console, request: Request[Any, Any, Any], name: str) -> Done:
+def remove_account(console: Console, request: Request[Any, Any, Any], name: str) -> Ok:
     """Take an account away, and end its sessions."""
     accounts.remove(console.engine, name, actor_of(request))
-    return Done(ok=True)
+    return Ok(ok=True)
 
 
 @get("/api/audit", **reads("admin", name="audit"))

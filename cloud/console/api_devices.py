@@ -19,7 +19,11 @@ from cloud.desk import commands, devices, erase
 from cloud.learn import desired
 from covey.errors import UnknownName
 
-Labels = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]]
+Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]  # of a device, or a group
+Key = Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._/-]{0,63}$")]
+Value = Annotated[str, Meta(max_length=256)]
+Labels = Annotated[dict[Key, Value], Meta(max_length=32)]
+LabelChanges = Annotated[dict[Key, Value | None], Meta(max_length=32)]
 DAY_S = 86_400.0
 
 
@@ -33,8 +37,8 @@ class DevicePage(Struct):
 class NewDevice(Struct, forbid_unknown_fields=True):
     """A device that is named before it is first heard."""
 
-    device: Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
-    group: Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] = DEFAULT_GROUP
+    device: Name
+    group: Name = DEFAULT_GROUP
     labels: Labels = {}
 
 
@@ -47,8 +51,8 @@ class Parameters(Struct, forbid_unknown_fields=True):
 class DeviceChange(Struct, forbid_unknown_fields=True):
     """What is given is changed; `labels`: set, or taken away where null, the others stay."""
 
-    group: Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")] | UnsetType = UNSET
-    labels: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)] | None] | UnsetType = UNSET
+    group: Name | UnsetType = UNSET
+    labels: LabelChanges | UnsetType = UNSET
     state: Literal["active", "retired"] | UnsetType = UNSET
     parameters: Parameters | UnsetType = UNSET
 
@@ -123,12 +127,14 @@ def one_device(console: Console, device: str) -> DeviceWhole:
     return _whole(console, device)
 
 
-@patch("/api/devices/{device:str}", **changes("operator", 404, name="change_device"))
+@patch("/api/devices/{device:str}", **changes("operator", 404, 409, name="change_device"))
 @threaded
 def change_device(console: Console, request: Request[Any, Any, Any], device: str, data: DeviceChange) -> DeviceWhole:
     """Move, label, retire, set parameters."""
     actor, engine = actor_of(request), console.engine
-    _whole(console, device)  # 404 before anything is changed
+    known = _whole(console, device)  # 404 before anything is changed
+    if not isinstance(data.parameters, UnsetType) and known.desired is None:
+        raise Refused(409, f"{device}: a wanted release expected, which parameters travel with; none is wanted yet")
     if not isinstance(data.parameters, UnsetType) and not isinstance(data.parameters.summary_interval_s, UnsetType):
         given = {"summary_interval_s": data.parameters.summary_interval_s}
         devices.set_parameters(engine, device, given, actor)
@@ -141,19 +147,21 @@ def change_device(console: Console, request: Request[Any, Any, Any], device: str
     return _whole(console, device)
 
 
-@delete("/api/devices/{device:str}", status_code=200, **changes("admin", 404, name="forget_device"))
+@delete("/api/devices/{device:str}", status_code=200, **changes("admin", 404, 409, name="forget_device"))
 @threaded
 def forget_device(console: Console, request: Request[Any, Any, Any], device: str, data: Confirm) -> Receipt:
     """Erase all data of a device."""
     if data.confirm != device:
-        raise Refused(400, f"confirm: {device[:64]} expected, {data.confirm[:64]!r} received")
+        raise Refused(409, f"confirm: {device[:64]} expected, {data.confirm[:64]!r} received")
     return Receipt(**erase.forget(console.engine, device, actor_of(request)))
 
 
-@post("/api/devices/{device:str}/commands", **changes("operator", 404, name="command_device"))
+@post("/api/devices/{device:str}/commands", **changes("operator", 404, 409, name="command_device"))
 @threaded
 def command_device(console: Console, request: Request[Any, Any, Any], device: str, data: Order) -> Ordered:
     """Give a device an order; its answer is an ordinary status event."""
+    if _whole(console, device).state == "retired":
+        raise Refused(409, f"{device}: an active device expected, it is retired")
     order, expires_s = commands.command(console.engine, device, data.kind, actor_of(request))
     return Ordered(order, expires_s)
 

@@ -44,7 +44,7 @@ async def _loaded(console: Console) -> None:
         raise Refused(503, "the fleet expected, the store has not been read yet", retry_s=1.0) from error
 
 
-@get("/api/stream", **_stream)
+@get("/api/stream", media_type="text/event-stream", **_stream)
 async def stream(
     console: Console,
     request: Request[Any, Any, Any],
@@ -64,3 +64,6 @@ async def stream(
         return found.role is not None and found.name == who.name
 
     return EventStream(console.live, cursor, alive)
+
+
+ROUTES = [fleet, stream]

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -127,9 +127,7 @@ class Provider:
             "client_id": self._config.oidc_client_id,
             "code_verifier": trip.verifier,
         }
-        if self._client_secret:
-            form["client_secret"] = self._client_secret
-        answer = self._ask("POST", self._endpoint("token_endpoint"), form)
+        answer = self._ask("POST", self._endpoint("token_endpoint"), form, self._prove(form))
         claims = self._claims(str(answer.get("id_token", "")), trip.nonce)
         found = claims.get(self._config.oidc_claim)
         values = [found] if isinstance(found, str) else [str(one) for one in found] if isinstance(found, list) else []
@@ -200,11 +198,25 @@ class Provider:
             raise Refused(503, f"oidc: {name}: https:// expected, {url[:120]!r} received")
         return url
 
-    def _ask(self, method: str, url: str, form: dict[str, str] | None = None) -> dict[str, Any]:
+    def _prove(self, form: dict[str, str]) -> dict[str, str]:
+        """Show that we are the client: a header, or a field of the form where the provider takes only that (RFC 6749, 2.3.1)."""
+        if not self._client_secret:
+            return {}
+        taken = self._metadata_now().get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
+        if "client_secret_basic" not in taken:
+            form["client_secret"] = self._client_secret
+            return {}
+        pair = f"{quote(self._config.oidc_client_id, safe='')}:{quote(self._client_secret, safe='')}"
+        return {"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+    def _ask(
+        self, method: str, url: str, form: dict[str, str] | None = None, more: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         import httpx
 
+        headers = {"accept": "application/json", **(more or {})}
         try:
-            with self._http.stream(method, url, data=form, headers={"accept": "application/json"}) as answer:
+            with self._http.stream(method, url, data=form, headers=headers) as answer:
                 body = b""
                 for part in answer.iter_bytes():
                     body += part

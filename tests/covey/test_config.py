@@ -103,3 +103,31 @@ def test_every_bad_key_of_every_named_table_is_told(tmp_path):
     path.write_text("links = 3\n")
     with pytest.raises(ConfigError, match=r"links: tables in the TOML file expected \(\[links.NAME\]\), int given"):
         load(Named, "edge", path, None, {})
+
+
+class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    port: int = 1
+    host: str = "here"
+
+
+class Outer(msgspec.Struct, frozen=True):
+    name: str = ""
+    inner: Inner = Inner()
+
+
+def test_a_table_of_the_file_is_set_by_environment_and_options_key_by_key(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text('name = "n"\n[inner]\nport = 2\nhost = "there"\n')
+    assert load(Outer, "x", file, {}, environ={}).inner == Inner(2, "there")
+    assert load(Outer, "x", file, {}, environ={"COVEY_X_INNER_PORT": "3"}).inner == Inner(3, "there")
+    assert load(Outer, "x", file, {"inner_port": 4}, environ={"COVEY_X_INNER_PORT": "3"}).inner == Inner(4, "there")
+    assert load(Outer, "x", None, {"inner_host": "h"}, environ={}).inner == Inner(1, "h")
+
+
+def test_every_bad_key_of_a_table_is_named(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text("[inner]\nport = 'many'\nmore = 1\n")
+    with pytest.raises(ConfigError) as told:
+        load(Outer, "x", file, {}, environ={"COVEY_X_INNER_NOTHING": "1"})
+    for part in ("inner: unknown key 'more'", "inner.port", "unknown variable COVEY_X_INNER_NOTHING"):
+        assert part in str(told.value)

@@ -1,35 +1,126 @@
-"""schemathesis asks the running console whatever its OpenAPI description allows, and more: no 5xx, no answer that it does not describe."""
+"""Schemathesis against the running console: what it answers is what its OpenAPI document says, whatever it is asked."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from contextlib import closing
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.strategies import booleans
+from schemathesis import GenerationMode
 
 import console_rig as rig
 
-EXAMPLES = 4  # of each operation, beside what its description suggests
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILLED = {"device": "d1", "alarm_id": "a1", "group": "default", "number": 1, "run": rig.RUN}
+EXAMPLES = 30  # of each route, that fit its document, and as many that do not
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+# Not asked: a stream has no end; the others would end the session that asks, or take its account.
+LEFT_OUT = {"stream", "login", "logout", "change_password", "change_account", "remove_account"}
+OPERATIONS = sorted(
+    {
+        *(
+            "me",
+            "fleet",
+            "devices",
+            "add_device",
+            "device",
+            "change_device",
+            "forget_device",
+            "command_device",
+            "scores",
+        ),
+        *("alarms", "alarm", "judge_alarm", "judge_alarms", "releases", "want_release", "learning", "runs", "run"),
+        *("start_run", "system", "deadletters", "deliveries", "audit", "accounts", "add_account"),
+    }
+)
+NOTHING_GIVEN = {
+    "me",
+    "fleet",
+    "runs",
+    "start_run",
+    "system",
+    "accounts",
+    "device",
+    "alarm",
+    "run",
+}  # nothing in them could be wrong
 
 
-@pytest.mark.timeout(240)
-def test_the_api_does_what_its_description_says(tmp_path: Path) -> None:
-    url, engine = rig.new_store(tmp_path)
+def without_tuples(schema: Any) -> Any:
+    """Schemathesis 4.32 reads `prefixItems` as the old `items` and refuses that: say of a tuple only what its parts may be."""
+    if isinstance(schema, list):
+        return [without_tuples(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    told = {key: without_tuples(value) for key, value in schema.items()}
+    if "prefixItems" in told:
+        told["items"] = {"anyOf": told.pop("prefixItems")}
+    return told
+
+
+class Site:
+    def __init__(self, console: rig.Console) -> None:
+        with console.client() as client:
+            document = client.get("/api/openapi.json").json()
+        # Who may ask is test_console_roles.py's: here every request is the admin's, and none is about that.
+        for methods in document["paths"].values():
+            for told in methods.values():
+                told.pop("security")
+                # Words that only an answer can give: test_lists_come_in_pages.
+                told["parameters"] = [one for one in told.get("parameters", []) if one["name"] != "after"]
+        document["components"]["schemas"] = without_tuples(document["components"]["schemas"])
+        schema = schemathesis.openapi.from_dict(document)
+        schema.config.update(base_url=console.base)
+        admin = console.logged_in("admin")
+        self.cookies = {"covey_session": admin.cookies["covey_session"]}
+        self.headers = {"X-CSRF-Token": admin.headers["X-CSRF-Token"]}
+        self.operations = {
+            found.ok().definition.raw["operationId"]: found.ok() for found in schema.get_all_operations()
+        }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("schema")
+    url, engine = rig.new_store(folder)
     rig.add_accounts(engine)
-    with rig.Console(tmp_path, url, requests_per_s=100_000) as console, closing(console.logged_in("admin")) as client:
-        cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-        command = [
-            str(Path(sys.executable).with_name("schemathesis")), "run", f"{console.base}/api/openapi.json",
-            "--header", f"Cookie: {cookie}", "--header", f"X-CSRF-Token: {client.headers['X-CSRF-Token']}",
-            "--max-examples", str(EXAMPLES), "--phases", "examples,coverage,fuzzing", "--seed", "1", "--workers", "2",
-            "--exclude-path", "/api/stream", "--exclude-path", "/api/logout", "--exclude-path", "/api/me/password",
-            "--exclude-path-regex", "/api/(accounts|login).*",  # they would end this very session, or leave the host
-            "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-            "--request-timeout", "20", "--no-color",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
-    assert "23 selected" in done.stdout, done.stdout[:1500]
+    with rig.Console(folder, url, requests_per_s=10_000) as console:
+        yield Site(console)
     engine.dispose()
+
+
+def test_every_route_is_asked_or_left_out_for_a_reason(site: Site):
+    assert set(site.operations) == LEFT_OUT | set(OPERATIONS)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_fits_the_document_is_answered_as_it_says(site: Site, name: str):
+    check(site, name, GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("name", sorted(set(OPERATIONS) - NOTHING_GIVEN))
+def test_what_does_not_fit_the_document_is_refused_as_it_says(site: Site, name: str):
+    check(site, name, GenerationMode.NEGATIVE)
+
+
+def check(site: Site, name: str, mode: GenerationMode) -> None:
+    @BOUNDED
+    @hypothesis.given(case=site.operations[name].as_strategy(generation_mode=mode), known=booleans())
+    def ask(case: Any, known: bool) -> None:
+        if known and case.path_parameters:  # half of the time of what is there
+            case.path_parameters = {key: FILLED.get(key, value) for key, value in case.path_parameters.items()}
+        case.call_and_validate(headers=site.headers, cookies=site.cookies)
+
+    ask()
