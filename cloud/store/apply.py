@@ -112,15 +112,17 @@ def apply_devices(
         elif seen_s > one.last_s:
             one.last_s = seen_s
     for identity, place, data, _ in placed:
-        if isinstance(data, wire.Alarm):
-            continue
-        one = found[identity.device]
         if isinstance(data, wire.Summary):
+            one = found[identity.device]
             one.windows += data.windows
             one.alarmed_windows += data.alarmed_windows
             if place > one.health_at:
                 one.health_at, one.health = place, data
-        if isinstance(data, (wire.Summary, wire.Status)) and place > one.reported_at:
+        elif isinstance(data, wire.Status):
+            one = found[identity.device]
+        else:
+            continue
+        if place > one.reported_at:
             one.reported_at, one.reported = place, data.reported
     bulk.upsert(
         connection, _DEVICES, "device", _CHANGES, [_device_row(one, found[one], change) for one in sorted(found)]

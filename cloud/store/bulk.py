@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from covey.wire import Identity
 
 _TYPES = {"s": ("text", "TEXT"), "i": ("int8", "BIGINT"), "f": ("float8", "DOUBLE PRECISION"), "b": ("bytea", "BYTEA")}
-_LOOK_UP = (20, 100, 500, 2000)  # identities at once; three parameters each, below SQLite's 32,766
+_LOOK_UP = (20, 100, 500, 2000)  # keys at once; up to three parameters each, below SQLite's 32,766
 
 
 class Columns(NamedTuple):
@@ -35,14 +35,20 @@ class Columns(NamedTuple):
         return ", ".join(f'"{name}"' for name in self.names)
 
 
+class Outbox(NamedTuple):
+    """What the store has of an outbox and of its device."""
+
+    ordinal: int | None  # which outbox of its device it is; None: not met
+    newest: int  # greatest seq ever stored; 0: none
+    release: int | None  # that its device reported last; None: a device not met
+    reported: str  # JSON of wire.Reported, what the device reported last
+
+
 class Known(NamedTuple):
     """What the store has of an identity."""
 
     sha256: str | None  # of the event's bytes; None: not stored
     aged: bool  # retention has deleted it
-    ordinal: int | None  # of its outbox; None: not met
-    release: int | None  # that its device reported last; None: a device not met
-    reported: str  # JSON of wire.Reported, what the device reported last
 
 
 def columns(table: str, spec: str) -> Columns:
@@ -51,21 +57,19 @@ def columns(table: str, spec: str) -> Columns:
     return Columns(table, tuple(name for name, _ in pairs), tuple(kind for _, kind in pairs))
 
 
-def look_up(connection: Connection, wanted: Sequence[Identity]) -> dict[tuple[str, str, int], Known]:
-    """What the store has of these identities and of their devices; every one of them is a key of the answer."""
-    if connection.dialect.name == "postgresql":
-        _stage(connection, _IDENTITIES, wanted)
-        # Whatever the planner believes of a table that grows by thousands a second: by the key.
-        connection.exec_driver_sql(
-            "SELECT set_config(name, 'off', true) FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) name"
-        )
-        rows: Iterable[Any] = connection.exec_driver_sql(_known("staged_identities", _IDENTITIES.names))
-    else:
-        rows = _look_up_values(connection, wanted)
+def outboxes(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Outbox]:
+    """What the store has of these (device, outbox); every one of them is a key of the answer."""
+    rows = _joined(connection, _OUTBOXES, wanted, _SELECT_OUTBOXES)
     return {
-        (device, outbox, seq): Known(sha256, aged is not None, ordinal, release, reported or "")
-        for device, outbox, seq, sha256, aged, ordinal, release, reported in rows
+        (device, outbox): Outbox(ordinal, newest or 0, release, reported or "")
+        for device, outbox, ordinal, newest, release, reported in rows
     }
+
+
+def stored(connection: Connection, wanted: Sequence[Identity]) -> dict[tuple[str, str, int], Known]:
+    """What the store has of these identities; every one of them is a key of the answer."""
+    rows = _joined(connection, _IDENTITIES, wanted, _SELECT_IDENTITIES)
+    return {(device, outbox, seq): Known(sha256, aged is not None) for device, outbox, seq, sha256, aged in rows}
 
 
 def insert(connection: Connection, to: Columns, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -102,35 +106,46 @@ def upsert(connection: Connection, to: Columns, key: str, changes: str, rows: Se
         connection.exec_driver_sql(f"INSERT INTO {to.table} ({to.quoted}) VALUES ({marks}) {then}", list(rows))  # noqa: S608
 
 
-_IDENTITIES = columns("identities", "device:s outbox:s seq:i")
+_OUTBOXES = columns("wanted_outboxes", "device:s outbox:s")
+_SELECT_OUTBOXES = (
+    "SELECT w.device, w.outbox, o.ordinal, o.newest, d.release, d.reported FROM {} AS w "
+    "LEFT JOIN outboxes AS o ON o.device = w.device AND o.outbox = w.outbox LEFT JOIN devices AS d ON d.device = w.device"
+)
+_IDENTITIES = columns("wanted_identities", "device:s outbox:s seq:i")
+_SELECT_IDENTITIES = (
+    "SELECT w.device, w.outbox, w.seq, e.sha256, a.last FROM {} AS w "
+    "LEFT JOIN events AS e ON e.device = w.device AND e.outbox = w.outbox AND e.seq = w.seq "
+    "LEFT JOIN aged_out AS a ON a.device = w.device AND a.outbox = w.outbox AND a.first <= w.seq AND a.last >= w.seq"
+)
 
 
-def _known(source: str, names: Sequence[str]) -> str:
-    device, outbox, seq = (f"w.{name}" for name in names)
-    # Past an outbox's newest nothing is stored: NULL ends a search of the largest index before it begins.
-    old = f"CASE WHEN {seq} <= o.newest THEN {seq} END"
-    return (
-        f"SELECT {device}, {outbox}, {seq}, e.sha256, a.last, o.ordinal, d.release, d.reported FROM {source} AS w "  # noqa: S608
-        f"LEFT JOIN outboxes AS o ON o.device = {device} AND o.outbox = {outbox} "
-        f"LEFT JOIN events AS e ON e.device = {device} AND e.outbox = {outbox} AND e.seq = {old} "
-        f"LEFT JOIN aged_out AS a ON a.device = {device} AND a.outbox = {outbox} AND a.first <= {old} AND a.last >= {seq} "
-        f"LEFT JOIN devices AS d ON d.device = {device}"
-    )
-
-
-@cache
-def _known_values(size: int) -> str:
-    # `(device, outbox, seq) IN (...)` makes SQLite read the whole table (1.5 s at 900,000 rows).
-    return _known(f"(VALUES {', '.join(['(?, ?, ?)'] * size)})", ("column1", "column2", "column3"))
-
-
-def _look_up_values(connection: Connection, wanted: Sequence[Identity]) -> Iterable[Any]:
+def _joined(
+    connection: Connection, keys: Columns, wanted: Sequence[tuple[Any, ...]], select: str
+) -> Iterable[Sequence[Any]]:
+    """Rows of a `select` whose "{}" is a table of the wanted keys."""
+    if connection.dialect.name == "postgresql":
+        staged = _stage(connection, keys, wanted)
+        # Whatever the planner believes of a table that grows by thousands a second: by the key.
+        connection.exec_driver_sql(
+            "SELECT set_config(name, 'off', true) FROM unnest('{enable_hashjoin,enable_mergejoin,enable_seqscan}'::text[]) name"
+        )
+        yield from connection.exec_driver_sql(select.format(staged))
+        return
     for start in range(0, len(wanted), _LOOK_UP[-1]):
         part = list(wanted[start : start + _LOOK_UP[-1]])
         size = next(size for size in _LOOK_UP if size >= len(part))
         part += part[-1:] * (size - len(part))
-        given = tuple(value for one in part for value in one)
-        yield from connection.exec_driver_sql(_known_values(size), given)
+        yield from connection.exec_driver_sql(
+            select.format(_values(keys, size)), tuple(value for one in part for value in one)
+        )
+
+
+@cache
+def _values(keys: Columns, size: int) -> str:
+    # `(device, outbox, seq) IN (...)` makes SQLite read the whole table (1.5 s at 900,000 rows).
+    row = f"({', '.join('?' * len(keys.names))})"
+    names = ", ".join(f"column{n} AS {name}" for n, name in enumerate(keys.names, 1))
+    return f"(SELECT {names} FROM (VALUES {', '.join([row] * size)}))"  # noqa: S608  # names of ours
 
 
 def _stage(connection: Connection, to: Columns, rows: Sequence[tuple[Any, ...]]) -> str:

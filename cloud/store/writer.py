@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -89,11 +89,19 @@ class Applied(NamedTuple):
     refused: int
 
 
+class _Outbox(NamedTuple):
+    """What is new of one outbox."""
+
+    device: str
+    outbox: str
+    ordinal: int  # which outbox of its device it is, from 1
+    new: list[tuple[Received, str]]  # ascending by seq, with the sha256 of the bytes
+
+
 class _Sorted(NamedTuple):
-    new: list[tuple[Received, str]]  # with the sha256 of the bytes
+    outboxes: list[_Outbox]  # ascending by (device, outbox): two writers do not wait for each other in a circle
     repeated: int
     conflicts: list[Received]
-    ordinals: dict[tuple[str, str], int]  # (device, outbox) -> which outbox of its device it is; of those met before
     reports: list[tuple[str, int, str]]  # device, release, JSON of wire.Reported as it reported them last
 
 
@@ -130,7 +138,7 @@ def write_batch(
     with schema.write(engine) as connection:
         change = changes.number(connection)
         parts = _sort(connection, events)
-        placed = _take(connection, parts)
+        placed = _take(connection, parts.outboxes)
         seen = [(one.identity.device, one.received_s) for one in (*events, *presences)]
         apply_devices(connection, seen, placed, change)
         apply_summaries(connection, placed)
@@ -156,7 +164,7 @@ def write_batch(
     if tell_safe:
         safe = dict.fromkeys(one.identity for one in events)
         safe |= dict.fromkeys(one.identity for one in refused if one.identity is not None)
-    return Applied(list(safe), len(parts.new), parts.repeated, len(parts.conflicts), len(refused))
+    return Applied(list(safe), len(placed), parts.repeated, len(parts.conflicts), len(refused))
 
 
 def load_offsets(engine: Engine, broker: str) -> dict[tuple[str, int], int]:
@@ -183,80 +191,107 @@ def tell_learning(connection: Connection, steps: Sequence[wire.Learning]) -> Non
 
 def _sort(connection: Connection, events: Sequence[Received]) -> _Sorted:
     """Into new, repeated and conflicting, against the store and within the batch."""
-    if not events:
-        return _Sorted([], 0, [], {}, [])
-    stored = bulk.look_up(connection, list(dict.fromkeys(one.identity for one in events)))
-    new: dict[wire.Identity, tuple[Received, str]] = {}
-    ordinals: dict[tuple[str, str], int] = {}
-    reports: dict[str, tuple[str, int, str]] = {}
-    conflicts: list[Received] = []
-    repeated = 0
+    arrived: dict[tuple[str, str], list[Received]] = {}
     for one in events:
-        identity = one.identity
-        known = stored[identity]
-        if known.aged:  # its bytes are gone: whatever these are, the identity is used
-            repeated += 1
-            continue
+        device, outbox, _ = one.identity
+        arrived.setdefault((device, outbox), []).append(one)
+    if not arrived:
+        return _Sorted([], 0, [], [])
+    known = bulk.outboxes(connection, list(arrived))
+    # Past an outbox's newest nothing is stored: the largest index is searched only for what is not.
+    old = [one.identity for box, of in arrived.items() for one in of if one.identity.seq <= known[box].newest]
+    stored = bulk.stored(connection, list(dict.fromkeys(old))) if old else {}
+    ordinals = _ordinals(connection, known, arrived)
+    conflicts: list[Received] = []
+    outboxes: list[_Outbox] = []
+    repeated = 0
+    for box in sorted(arrived):
+        new, again = _sort_outbox(arrived[box], known[box].newest, stored, conflicts)
+        repeated += again
+        if new:
+            outboxes.append(_Outbox(*box, ordinals[box], new))
+    reports = {
+        one.device: (one.device, of.release, of.reported)
+        for one in outboxes
+        if (of := known[one.device, one.outbox]).release is not None
+    }
+    return _Sorted(outboxes, repeated, conflicts, list(reports.values()))
+
+
+def _sort_outbox(
+    arrived: Sequence[Received],
+    newest: int,
+    stored: Mapping[tuple[str, str, int], bulk.Known],
+    conflicts: list[Received],
+) -> tuple[list[tuple[Received, str]], int]:
+    """What is new of one outbox, ascending, and how many were there before; adds to `conflicts`."""
+    new: dict[int, tuple[Received, str]] = {}
+    last, ascending, repeated = 0, True, 0
+    for one in arrived:
+        seq = one.identity.seq
+        before = None
+        if seq <= newest:
+            there = stored[one.identity]
+            if there.aged:  # its bytes are gone: whatever these are, the identity is used
+                repeated += 1
+                continue
+            before = there.sha256
         sha256 = hashlib.sha256(one.body).hexdigest()
-        before = known.sha256 or (new[identity][1] if identity in new else None)
+        if before is None and seq in new:
+            before = new[seq][1]
         if before is None:
-            new[identity] = one, sha256
-            if known.ordinal is not None:
-                ordinals[identity.device, identity.outbox] = known.ordinal
-            if known.release is not None and identity.device not in reports:
-                reports[identity.device] = identity.device, known.release, known.reported
+            new[seq] = one, sha256
+            ascending &= seq > last
+            last = seq
         elif before == sha256:
             repeated += 1
         else:
             conflicts.append(one)
-    return _Sorted(list(new.values()), repeated, conflicts, ordinals, list(reports.values()))
+    return (list(new.values()) if ascending else [new[seq] for seq in sorted(new)]), repeated
 
 
-def _take(connection: Connection, parts: _Sorted) -> list[Placed]:
+def _take(connection: Connection, outboxes: Sequence[_Outbox]) -> list[Placed]:
     """Put in what is new and count it; returns it by its place, whatever the order of arrival."""
-    ordinals = _ordinals(connection, parts)
-    counts: dict[tuple[str, str], list[int]] = {}  # newest, stored, alarms, statuses
-    rows = []
-    placed = []
-    for one, sha256 in parts.new:
-        device, outbox, seq = one.identity
-        kind = KIND_OF_DEVICE[one.event.type]
-        rows.append((device, outbox, seq, kind, sha256, one.event.time, one.received_s, one.body))
-        placed.append(Placed(one.identity, (ordinals[device, outbox], seq), one.data, one.received_s))
-        count = counts.setdefault((device, outbox), [0, 0, 0, 0])
-        count[0] = max(count[0], seq)
-        count[1] += 1
-        count[2] += kind == "alarm"
-        count[3] += kind == "status"
+    rows: list[tuple[Any, ...]] = []
+    counts: list[tuple[Any, ...]] = []
+    for device, outbox, ordinal, new in outboxes:
+        alarms = statuses = 0
+        for (identity, event, _data, body, received_s, _topic), sha256 in new:
+            kind = KIND_OF_DEVICE[event.type]
+            rows.append((device, outbox, identity.seq, kind, sha256, event.time, received_s, body))
+            if kind != "summary":
+                alarms += kind == "alarm"
+                statuses += kind == "status"
+        newest = new[-1][0].identity.seq
+        counts.append((device, outbox, ordinal, newest, len(new), alarms, statuses))
     bulk.insert(connection, _EVENTS, rows)
-    bulk.upsert(
-        connection,
-        _OUTBOXES,
-        "device, outbox",
-        _COUNTED,
-        [(*key, ordinals[key], *count) for key, count in sorted(counts.items())],
-    )
-    return sorted(placed, key=_place)
+    bulk.upsert(connection, _OUTBOXES, "device, outbox", _COUNTED, counts)
+    return [
+        Placed(one.identity, (of.ordinal, one.identity.seq), one.data, one.received_s)
+        for of in sorted(outboxes, key=_ordinal)
+        for one, _ in of.new
+    ]
 
 
-def _place(one: Placed) -> tuple[int, int]:
-    return one.place
+def _ordinal(of: _Outbox) -> int:
+    return of.ordinal
 
 
-def _ordinals(connection: Connection, parts: _Sorted) -> dict[tuple[str, str], int]:
+def _ordinals(
+    connection: Connection, known: Mapping[tuple[str, str], bulk.Outbox], arrived: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
     """(device, outbox) -> which outbox of that device it is, from 1; new outboxes are the newest."""
-    result = dict(parts.ordinals)
-    fresh = [one.identity for one, _ in parts.new if one.identity[:2] not in result]
+    result = {box: of.ordinal for box, of in known.items() if of.ordinal is not None}
+    fresh = [box for box in arrived if box not in result]
     if not fresh:
         return result
     table = tables.outboxes
-    names = sorted({identity.device for identity in fresh})
+    names = sorted({device for device, _ in fresh})
     query = sa.select(table.c.device, sa.func.max(table.c.ordinal)).where(table.c.device.in_(names))
     latest = {device: ordinal for device, ordinal in connection.execute(query.group_by(table.c.device))}  # noqa: C416  # rows are not pairs to a type checker
     # First arrival decides between outboxes that are new together: nothing else orders them.
-    for device, outbox, _seq in fresh:
-        if (device, outbox) not in result:
-            latest[device] = result[device, outbox] = latest.get(device, 0) + 1
+    for device, outbox in fresh:
+        latest[device] = result[device, outbox] = latest.get(device, 0) + 1
     return result
 
 

@@ -53,9 +53,10 @@ def test_looking_for_repeats_goes_by_the_key_and_never_reads_the_whole_table(tmp
     _, engine = new_store(tmp_path)
     statements: list[tuple[str, object]] = []
     sa.event.listen(engine, "before_cursor_execute", lambda _c, _k, text, given, *_: statements.append((text, given)))
-    write_batch(engine, "b", OFFSET, [received(n) for n in range(1, 31)])
+    for _ in range(2):  # what is past an outbox's newest is not looked for at all
+        write_batch(engine, "b", OFFSET, [received(n) for n in range(1, 31)])
     looked = [one for one in statements if "FROM (VALUES" in one[0] and "events" in one[0]]
-    assert looked
+    assert len(looked) == 1
     with engine.connect() as connection:
         for text, given in looked:
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given)]
