@@ -29,6 +29,7 @@ from federated.memory import recall, remember
 from federated.own import files_of, load, node_of, normalised, recording
 from federated.records import answer, arrays_of, config_of, inflated
 from federated.streams import DAYS, daily_shares
+from federated.views import graph_received
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -100,13 +101,15 @@ def mask_open(message: Message, context: Context) -> Message:
 @app.evaluate("observe")
 def observe_ranges(message: Message, context: Context) -> Message:
     """Lowest and highest value of every tensor of the float graph on this device's windows."""
-    plan, inputs = asked(config_of(message))
+    config = config_of(message)
+    plan, inputs = asked(config)
     z, _, _ = normalised(load(node_of(context), plan, inputs), plan, inputs)
-    graph = arrays_of(message)
+    number, run = int(config.get("round", 0)), int(config.get("run", 0))
+    graph, memory = graph_received(plan, arrays_of(message), recall(context), number, run)
     if "scale" in graph:  # the group's, found by the round
         z = np.clip(z / graph["scale"], -CLIP, CLIP)
     ranges = observe(graph_of(graph), z)
-    others = {name: values for name, values in recall(context).items() if not name.startswith(GRAPH)}
+    others = {name: values for name, values in memory.items() if not name.startswith(GRAPH)}
     remember(context, {**others, **{f"{GRAPH}{name}": values for name, values in graph.items()}})  # to judge it by
     return answer({"low": np.array(ranges.low, np.float32), "high": np.array(ranges.high, np.float32)}, message)
 

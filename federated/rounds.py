@@ -79,6 +79,7 @@ class Course:
         failed: device -> why, of any phase.
         ended: why the run ended before its last round, if it did.
         channels: C of `temporal` features, whose own centers and scales devices tell; else 0.
+        views: what devices hold of the weights, where they travel so.
     """
 
     crew: Crew
@@ -94,6 +95,7 @@ class Course:
     failed: dict[str, str] = field(default_factory=dict)
     ended: str = ""
     channels: int = 0
+    views: Views | None = None
 
     @property
     def run(self) -> int:
@@ -226,7 +228,7 @@ def _averages(course: Course) -> None:
     budget = privacy.Budget(plan, options, len(course.rounds)) if options is not None else None
     read = reader(course)
     state = course.state if course.state is not None else {}
-    views = Views(plan, state)
+    views = course.views = Views(plan, state)
     moments = {name: values for name, values in state.items() if name[:2] in {"m.", "v."}}
 
     def check(update: Arrays) -> str | None:

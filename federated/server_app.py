@@ -31,8 +31,10 @@ from federated.families import family_for, pack_state, unpack_state
 from federated.own import draft_of
 from federated.records import deflated
 from federated.rounds import Course, Traffic, play
+from federated.rounds import config as of_round
 from federated.strategy import Answers, Crew
 from federated.streams import DAYS, following, kind_of, likely_day, stream_of
+from federated.views import graph_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +114,7 @@ def train(grid: Grid, job: Job, name_of: Callable[[int], str], engine: str, even
     state = exported(course, d)
     graph = family.to_graph(plan, state, drone=inputs.features.kind == "drone")
     manifest = _manifest(plan, inputs, graph, state, family)
-    ranges, nodes = _observe(crew, asked, graph, manifest, failed)
+    ranges, nodes = _observe(course, graph, manifest)
     events.say("ranges", figures={"low": min(ranges.low), "high": max(ranges.high), "tensors": len(ranges.low)})
     compiled = compile_graph(graph, ranges, family.headroom)
     judgement = _judge(crew, asked, pack(manifest, compiled.models), nodes, d, initial, failed)
@@ -168,7 +170,12 @@ def exported(course: Course, d: int) -> Arrays:
     kept = {name: values for name, values in state.items() if name in names}
     if course.plan.rule == "sum" or course.plan.compress == "none":
         return kept
-    rounded = {name: values.astype(np.float16).astype(np.float32) for name, values in course.family.down(kept).items()}
+    weights = course.family.down(kept)
+    if course.views is not None and course.views.view:
+        course.views.next(weights)  # what devices would begin another round with
+        rounded = {name: values.astype(np.float32) for name, values in course.views.view.items()}
+    else:
+        rounded = {name: values.astype(np.float16).astype(np.float32) for name, values in weights.items()}
     gate.require_finite(rounded)
     return {**kept, **rounded}
 
@@ -256,10 +263,9 @@ def _manifest(plan: Plan, inputs: Inputs, graph: Graph, state: Arrays, family: F
     )
 
 
-def _observe(
-    crew: Crew, asked: dict[str, str], graph: Graph, manifest: Manifest, failed: dict[str, str]
-) -> tuple[Ranges, list[int]]:
+def _observe(course: Course, graph: Graph, manifest: Manifest) -> tuple[Ranges, list[int]]:
     """Ranges of every tensor, and the nodes that hold the graph now."""
+    crew, views = course.crew, course.views
     arrays = arrays_of_graph(graph)
     if manifest.inputs.padded and manifest.model.kind == "project" and not manifest.inputs.features.own_scale:
         arrays["scale"] = np.asarray(manifest.defaults.scale, np.float32)
@@ -272,14 +278,20 @@ def _observe(
         )
 
     nodes = crew.judges()
-    answers = crew.ask("ranges", "evaluate.observe", arrays, asked, check, nodes=nodes)
+    asked = of_round(course, len(course.rounds) + 1)
+    whole = graph_whole(arrays)
+
+    def sent(node: int) -> Arrays:
+        return (views.graph_to(node, arrays) if views is not None else None) or whole
+
+    answers = crew.ask("ranges", "evaluate.observe", whole if views is None else sent, asked, check, nodes=nodes)
     names = sorted(answers.arrays)
     sizes = [float(max(np.abs(answers.arrays[name][end][1:]).max() for end in ("low", "high"))) for name in names]
     for name, told in zip(names, gate.norm_faults(sizes), strict=True):
         if told is not None:  # one device's odd range would cost all of them their resolution
             answers.refused[name] = f"ranges: {told}"
             del answers.arrays[name]
-    _note(failed, answers)
+    _note(course.failed, answers)
     ranges = merge_ranges(
         Ranges(tuple(answers.arrays[name]["low"].tolist()), tuple(answers.arrays[name]["high"].tolist()))
         for name in sorted(answers.arrays)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from covey.errors import AggregationError, DataError
+from covey.errors import AggregationError, BundleError, DataError
 from federated.compress import kept, packed, shapes_of, squeeze, unsqueeze, wire_shapes
 from federated.config import Plan
-from federated.views import Views, received
+from federated.views import Views, graph_received, graph_whole, received
 
 RNG = np.random.default_rng(3)
 
@@ -185,3 +185,75 @@ def test_a_resumed_run_sends_everything_and_it_is_the_same_view():
 
 def test_at_least_one_value_travels():
     assert [kept(size, 0.1) for size in (1, 10, 11, 100)] == [1, 1, 2, 10]
+
+
+@pytest.mark.parametrize("how", ["int8", "topk"])
+def test_the_first_view_costs_a_byte_a_weight_and_both_ends_hold_the_same_bits(how):
+    views, state = Views(plan(how), {}), weights()
+    views.next(state)
+    wire = views.to(1)
+    assert sum(values.nbytes for values in wire.values()) == 40 + 2 * 4
+    held, _ = received(plan(how), wire, {}, 1, 9)
+    for name, values in held.items():
+        np.testing.assert_array_equal(values, views.view[name].astype(np.float32))
+        # Half a step of int8, and what float16 cannot say of it.
+        assert np.abs(values - state[name]).max() <= np.abs(state[name]).max() * (0.5 / 127 + 2**-11)
+
+
+def test_what_the_first_view_left_out_is_in_the_next_difference():
+    views, state = Views(plan("int8"), {}), weights()
+    views.next(state)
+    before = np.abs(flat(views.view) - flat(state)).max()
+    views.next(state)
+    assert np.abs(flat(views.view) - flat(state)).max() < before / 5
+
+
+def test_first_weights_that_are_no_bytes_with_scales_are_refused():
+    views = Views(plan("int8"), {})
+    views.next(weights())
+    wire = views.to(1)
+    with pytest.raises(DataError, match="2 int8 arrays with a scale each expected"):
+        received(plan("int8"), {**wire, "scales": wire["scales"][:1]}, {}, 1, 9)
+    with pytest.raises(DataError, match="2 int8 arrays with a scale each expected"):
+        received(plan("int8"), {**wire, "w0": wire["w0"].astype(np.float32)}, {}, 1, 9)
+    with pytest.raises(DataError, match="finite numbers expected"):
+        received(plan("int8"), {**wire, "scales": np.array([np.nan, 1], np.float32)}, {}, 1, 9)
+
+
+@pytest.mark.parametrize("how", ["int8", "topk"])
+def test_a_graph_travels_as_a_change_to_who_holds_the_view_and_whole_to_others(how):
+    views, state = Views(plan(how), {}), weights()
+    views.next(state)
+    _, memory = received(plan(how), views.to(1), {}, 1, 9)
+    views.answered([1])
+    views.next({name: values + np.float32(0.1) for name, values in state.items()})
+    graph = {**views.view, "r0": np.array([1], np.uint8)}
+    small, whole = views.graph_to(1, graph), graph_whole(graph)
+    assert views.graph_to(2, graph) is None
+    assert sum(values.nbytes for values in small.values()) <= 40 + 2 * 4 + 1
+    for told, kept_before in ((small, memory), (whole, {})):
+        got, _ = graph_received(plan(how), told, kept_before, 2, 9)
+        assert got.keys() == graph.keys()
+        for name, values in graph.items():
+            np.testing.assert_array_equal(got[name], values)
+    with pytest.raises(DataError, match="the device holds none of them"):
+        graph_received(plan(how), small, {}, 2, 9)
+
+
+def test_a_graph_of_other_weights_than_the_view_travels_whole():
+    views, state = Views(plan("int8"), {}), weights()
+    views.next(state)
+    views.answered([1])
+    views.next(state)
+    graph = {**views.view, "b0": views.view["b0"] + np.float16(1), "r0": np.array([1], np.uint8)}
+    assert views.graph_to(1, graph) is None
+
+
+def test_a_graph_of_zeros_costs_little_and_what_is_no_graph_is_refused():
+    graph = {"w0": np.zeros((300, 300), np.float16), "b0": np.ones(300, np.float16), "r0": np.array([0], np.uint8)}
+    wire = graph_whole(graph)
+    assert sum(values.nbytes for values in wire.values()) < 2_000  # of 180,000
+    with pytest.raises(BundleError, match="graph: a deflated bundle expected"):
+        graph_received(plan("none"), {"graph": wire["graph"] ^ np.uint8(255)}, {}, 1, 9)
+    with pytest.raises(DataError, match="graph: one, or a change of the weights expected, w0 came"):
+        graph_received(plan("none"), {"w0": graph["w0"]}, {}, 1, 9)
