@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sqlite3
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from cloud_events import alarm, body, cloud_process
@@ -80,10 +80,11 @@ class Hook:
 class Stages:
     """The processes. Use in `with`."""
 
-    def __init__(self, folder: Path, broker: Kafka) -> None:
+    def __init__(self, folder: Path, broker: Kafka, store: str = "") -> None:
+        """`store`: its URL; an SQLite file in the folder without."""
         self.folder, self.broker = folder, broker
         folder.mkdir(parents=True, exist_ok=True)
-        self.store = folder / "store.db"
+        self.store = store or f"sqlite:///{folder / 'store.db'}"
         self.hook = Hook()
         self.rules = folder / "rules.toml"
         self.rules.write_text(RULES.format(port=self.hook.port))
@@ -125,7 +126,7 @@ class Stages:
 
     def _started(self, stage: str) -> Process:
         self.runs += 1
-        options = ["--kafka", self.broker.bootstrap, "--store", str(self.store), "--stages", stage]
+        options = ["--kafka", self.broker.bootstrap, "--store", self.store, "--stages", stage]
         options += ["--repository-dir", str(self.folder / "repo"), "--rules", str(self.rules)]
         return cloud_process(self.folder, f"{stage}-{self.runs}", "run", *options).start()
 
@@ -171,24 +172,32 @@ class Stages:
 
     def _through(self) -> bool:
         expected = len(self.produced)
-        with contextlib.closing(sqlite3.connect(self.store)) as store:
-            [stored] = store.execute(
-                "SELECT min((SELECT count(*) FROM events), (SELECT count(*) FROM routings))"
-            ).fetchone()
-            [settled] = store.execute("SELECT count(*) FROM deliveries WHERE state = 'delivered'").fetchone()
-        return stored >= expected and settled >= expected
+        return all(
+            self._asked(query)[0][0] >= expected
+            for query in (
+                "SELECT count(*) FROM events",
+                "SELECT count(*) FROM routings",
+                "SELECT count(*) FROM deliveries WHERE state = 'delivered'",
+            )
+        )
+
+    def _asked(self, query: str) -> list[tuple[Any, ...]]:
+        engine = sa.create_engine(self.store)
+        try:
+            with engine.connect() as connection:
+                return [tuple(row) for row in connection.exec_driver_sql(query)]
+        finally:
+            engine.dispose()
 
     def verdict(self) -> dict[str, int]:
         """Lost and repeated at each place; all 0 but `webhook_repeated`, which counts repeats under the same id."""
         want = self.produced
         found: dict[str, int] = {"produced": len(want)}
-        with contextlib.closing(sqlite3.connect(self.store)) as store:
-            for table in ("events", "enrichments", "routings", "deliveries"):
-                query = f"SELECT device, outbox, seq FROM {table}"  # noqa: S608  # names of our own
-                rows = ["{}/{}/{}".format(*row) for row in store.execute(query)]
-                found |= _judge(table, rows, want)
-            query = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'"
-            found["deliveries_open"] = int(store.execute(query).fetchone()[0])
+        for table in ("events", "enrichments", "routings", "deliveries"):
+            rows = self._asked(f"SELECT device, outbox, seq FROM {table}")  # noqa: S608  # names of our own
+            found |= _judge(table, ["{}/{}/{}".format(*row) for row in rows], want)
+        [[still]] = self._asked("SELECT count(*) FROM deliveries WHERE state <> 'delivered'")
+        found["deliveries_open"] = int(still)
         enriched = [str(decode_enriched(value)[0]) for value in read_all(self.broker, [topics.ALARMS_ENRICHED])]
         routed = [
             str(decode_routed(value)[0]) for value in read_all(self.broker, [topics.ALARMS_HIGH, topics.ALARMS_LOW])

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def test_stages_killed_added_and_gone_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_stages_killed_added_and_gone_lose_nothing_and_repeat_nothing(tmp_path: Path, store_url: str) -> None:
     rng = random.Random(7)
     with Kafka(tmp_path / "kafka") as broker:
         broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS)
-        with Stages(tmp_path / "stages", broker) as stages:
+        with Stages(tmp_path / "stages", broker, store_url) as stages:
             stages.load(25)
-            for stage in STAGES * 3:
+            for stage in STAGES * 2:
                 stages.kill(stage, rng)
             # A second instance of each takes its share of the partitions, and is gone for good.
             for process in [stages.add(stage) for stage in ("store", "enrich", "route")]:
