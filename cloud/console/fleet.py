@@ -35,7 +35,7 @@ class Group(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """An alarm that needs a verdict; state: begin | end."""
+    """An alarm that needs a verdict; state: begin | end; seen_by: who acknowledged it, or ""."""
 
     device: str
     alarm_id: str
@@ -44,6 +44,7 @@ class Waiting(Struct, frozen=True):
     ratio: float
     begin_s: float
     state: str
+    seen_by: str
 
 
 class Picture(Struct, omit_defaults=True, kw_only=True):
@@ -88,7 +89,7 @@ class Fleet:
         self._gone: set[str] = set()
         self._alarms_moved = True
         self._waiting: list[Waiting] = []
-        self._inbox = 0
+        self._inbox = self._seen = 0
         self._now_s = 0.0
         self._told = Picture(now_s=0.0)
 
@@ -172,10 +173,10 @@ class Fleet:
         return None if delta == Picture(now_s=self._now_s) else delta
 
     def counts(self) -> dict[str, int]:
-        """Status -> devices, and `inbox`: alarms that need a verdict."""
+        """Status -> devices, `inbox`: alarms that need a verdict, and `seen`: those of them that somebody has acknowledged."""
         self._settle()
         total: dict[str, int] = {name: sum(of[name] for of in self._counts.values()) for name in STATUSES}
-        return total | {"inbox": self._inbox}
+        return total | {"inbox": self._inbox, "seen": self._seen}
 
     def device(self, name: str) -> Cells | None:
         """One active device's row."""
@@ -267,7 +268,7 @@ class Fleet:
             bucket = self._buckets.get(key)
             if bucket:
                 size = sum(self._counts[key[0]].values())
-                self._found[key] = rules.incidents_of(*key, bucket.values(), size, self._usual.get(key[0], 0.0))
+                self._found[key] = rules.incidents_of(*key, bucket.values(), size, self._usual.get(key[0]))
             else:
                 self._buckets.pop(key, None)
                 self._found.pop(key, None)
@@ -282,6 +283,7 @@ class Fleet:
             if alarm.unjudged
         ]
         self._inbox = len(waiting)
+        self._seen = sum(alarm.seen_by != "" for alarm, _ in waiting)
         newest = heapq.nsmallest(NEWEST, waiting, key=lambda one: (-one[0].received_s, one[0].device, one[0].alarm_id))
         self._waiting = [
             Waiting(
@@ -292,6 +294,7 @@ class Fleet:
                 round(a.ratio, 3),
                 a.begin_s,
                 "begin" if a.ended_s is None else "end",
+                a.seen_by,
             )
             for a, group in newest
         ]

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 
 TOGETHER_S = 600.0  # beginnings within this belong together
 USUAL_S = 7 * 86_400.0  # what is usual is looked up over
+RECENT_S = 3_600.0  # less this: it may be the incident itself
+LEAST_S = 3_600.0  # a past shorter than this says nothing of what is usual
 MAX_LISTED = 500  # alarms of an incident that are listed: as many as one verdict may be on
 
 
 class Incident(Struct, frozen=True):
-    """Devices of one group that alarm alike; share and lift as docs/api.md says."""
+    """Devices of one group that alarm alike; share and lift as docs/api.md says, lift None where what is usual is not known yet."""
 
     id: str
     group: str
     channel: str
     devices: int
     share: float
-    lift: float
+    lift: float | None
     begin_s: float
     last_s: float
     alarms: list[tuple[str, str]]
@@ -43,22 +45,25 @@ class Headline(Struct, frozen=True):
     group: str = ""
 
 
-def usual(alarms: int, span_s: float) -> float:
-    """How many devices of a group are expected to begin an alarm within TOGETHER_S.
+def usual(alarms: int, age_s: float) -> float | None:
+    """How many devices of a group are expected to begin an alarm within TOGETHER_S; None: it is too young to tell.
 
     Args:
-        alarms: begun in the group over the span.
-        span_s: how long that was; at most USUAL_S, less where the group is younger.
+        alarms: begun in the group between USUAL_S and RECENT_S ago.
+        age_s: how long ago its first device was heard.
     """
-    return alarms * TOGETHER_S / min(USUAL_S, max(TOGETHER_S, span_s))
+    span_s = min(USUAL_S, age_s) - RECENT_S
+    return None if span_s < LEAST_S else alarms * TOGETHER_S / span_s
 
 
-def lift(devices: int, expected: float) -> float:
+def lift(devices: int, expected: float | None) -> float | None:
     """Share of the group alarming over its usual share; the group's size cancels. One device smooths a group that never alarmed."""
-    return devices / (1.0 + expected)
+    return None if expected is None else round(devices / (1.0 + expected), 2)
 
 
-def incidents_of(group: str, channel: str, alarms: Iterable[Alarm], size: int, expected: float) -> list[Incident]:
+def incidents_of(
+    group: str, channel: str, alarms: Iterable[Alarm], size: int, expected: float | None
+) -> list[Incident]:
     """Incidents among the open alarms of one group and channel, by their beginning.
 
     Args:
@@ -87,7 +92,7 @@ def incidents_of(group: str, channel: str, alarms: Iterable[Alarm], size: int, e
                 channel=channel,
                 devices=devices,
                 share=round(devices / max(size, devices), 4),
-                lift=round(lift(devices, expected), 2),
+                lift=lift(devices, expected),
                 begin_s=begin_s,
                 last_s=together[-1].begin_s,
                 alarms=[(alarm.device, alarm.alarm_id) for alarm in together[:MAX_LISTED]],
@@ -98,8 +103,8 @@ def incidents_of(group: str, channel: str, alarms: Iterable[Alarm], size: int, e
 
 
 def ranked(incidents: Iterable[Incident]) -> list[Incident]:
-    """The most unusual first."""
-    return sorted(incidents, key=lambda one: (-one.lift, -one.devices, one.id))
+    """The most unusual first; what is not known to be usual counts as if it had never been."""
+    return sorted(incidents, key=lambda one: (-(one.devices if one.lift is None else one.lift), -one.devices, one.id))
 
 
 def headline(
@@ -121,7 +126,7 @@ def headline(
         return Headline("no device is known yet", "the first one appears when it is heard")
     if incidents:
         top, more = incidents[0], len(incidents) - 1
-        parts = [top.channel, f"{top.lift:.1f} times its usual rate"]
+        parts = [top.channel, "" if top.lift is None else f"{top.lift:.1f} times its usual rate"]
         parts.append(f"{more} more incident{'s' * (more > 1)}" if more else "")
         return Headline(
             f"{top.devices:,} devices in {top.group} alarm alike", "; ".join(filter(None, parts)), top.group

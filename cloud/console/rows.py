@@ -38,7 +38,7 @@ class Everything(NamedTuple):
 
     devices: list[Device]
     alarms: list[Alarm]
-    usual: dict[str, float]  # group -> devices expected to begin an alarm within ten minutes
+    usual: dict[str, float]  # group -> devices expected to begin an alarm within ten minutes; of those old enough
     horizon: int
     erased: int  # id of the newest receipt of erasure
 
@@ -112,7 +112,7 @@ _Columns = tuple[sa.ColumnElement[Any], ...]
 _DEVICE: _Columns = (_D.device, _D.group, _D.state, _D.release, _W.release.label("wanted"), _D.reported, _D.online)
 _DEVICE += (_D.last_seen_s, _D.period_s, _D.score_max, _D.threshold, _D.drift_psi, _D.position, _D.first_seen_s)
 _ALARM: _Columns = (_A.device, _A.alarm_id, _A.top_channel, _A.peak_score, _A.threshold, _A.begin_s, _A.end_s)
-_ALARM += (_A.received_s, _A.state, _A.verdict)
+_ALARM += (_A.received_s, _A.state, _A.verdict, _A.acknowledged_by)
 
 
 def _devices(connection: Connection, which: sa.ColumnElement[bool]) -> list[Device]:
@@ -154,6 +154,7 @@ def _alarms(connection: Connection, query: sa.Select[Any], now_s: float) -> list
             # A device's clock may be years behind or ahead: never before it was heard of, never after now.
             ended_s=None if row.state == "begin" else max(row.received_s, min(now_s, row.end_s or 0.0)),
             verdict=row.verdict,
+            seen_by=row.acknowledged_by,
         )
         for row in connection.execute(query)
     ]
@@ -161,11 +162,13 @@ def _alarms(connection: Connection, query: sa.Select[Any], now_s: float) -> list
 
 def _usual(connection: Connection, devices: Iterable[Device], now_s: float) -> dict[str, float]:
     begun = sa.select(_D.group, sa.func.count()).select_from(tables.alarms.join(tables.devices, _A.device == _D.device))
-    begun = begun.where(_A.received_s >= now_s - incidents.USUAL_S).group_by(_D.group)
+    span = _A.received_s >= now_s - incidents.USUAL_S, _A.received_s < now_s - incidents.RECENT_S
+    counts = {group: count for group, count in connection.execute(begun.where(*span).group_by(_D.group))}  # noqa: C416  # rows are not pairs to a type checker
     since: dict[str, float] = {}
     for device in devices:
         since[device.group] = min(since.get(device.group, now_s), now_s if device.first_s is None else device.first_s)
-    return {group: incidents.usual(count, now_s - since.get(group, 0.0)) for group, count in connection.execute(begun)}
+    found = {group: incidents.usual(counts.get(group, 0), now_s - first_s) for group, first_s in since.items()}
+    return {group: expected for group, expected in found.items() if expected is not None}
 
 
 def _erased(connection: Connection) -> int:

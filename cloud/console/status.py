@@ -64,6 +64,7 @@ class Alarm(Struct, frozen=True, gc=False):
         received_s: when it was heard of first.
         ended_s: when it ended, never later than now; None while it is open.
         verdict: "" | confirmed | rejected.
+        seen_by: who acknowledged it, or "".
     """
 
     device: str
@@ -74,6 +75,7 @@ class Alarm(Struct, frozen=True, gc=False):
     received_s: float
     ended_s: float | None = None
     verdict: str = ""
+    seen_by: str = ""
 
     @property
     def open(self) -> bool:

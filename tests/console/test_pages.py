@@ -206,6 +206,45 @@ def test_bytes_that_were_changed_in_the_store_get_no_tick(chromium: Browser, fle
         assert signs(page)[alarm] == "does not agree"
 
 
+def test_what_one_operator_acknowledges_another_sees_without_doing_anything(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    raise_alarm(engine, names[20], "shared", "motor.2", time.time(), seq=80)
+    with page_of(chromium, console, "/inbox") as mine, page_of(chromium, console, "/inbox") as other:
+        theirs = other.locator(".alarm-line", has_text=names[20])
+        expect(theirs).to_contain_text("open")
+        mine.locator(".alarm-line", has_text=names[20]).locator(".alarm-pick").click()
+        mine.keyboard.press("a")
+        expect(theirs).to_contain_text("acknowledged")
+
+
+def test_a_note_goes_with_its_verdict_and_the_verdict_can_be_taken_back_later(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    raise_alarm(engine, names[21], "noted", "motor.2", time.time() - 2000, seq=80)
+    with page_of(chromium, console, f"/why/{names[21]}/noted") as page:
+        page.get_by_label("Note").fill("propeller changed at noon, c and x are only letters here")
+        page.get_by_label("Note").press("Enter")
+        page.keyboard.press("x")
+        wait_for(lambda: verdicts(engine, ["noted"]) == {"rejected"}, 10, "a rejection")
+        expect(page.get_by_text("propeller changed at noon")).to_have_count(2)  # in the chain and in the history
+        expect(page.get_by_label("Note")).to_have_value("")
+    with page_of(chromium, console, f"/why/{names[21]}/noted") as page:  # a page that has judged nothing itself
+        page.get_by_role("button", name="Undo").click()
+        wait_for(lambda: verdicts(engine, ["noted"]) == {""}, 10, "it is taken back")
+        expect(page.get_by_text("undone", exact=True)).to_be_visible()
+    with page_of(chromium, console, "/inbox") as page:
+        line = page.locator(".alarm-line", has_text=names[21])
+        line.locator(".alarm-pick").click()
+        page.get_by_label("Note").fill("it was ice")
+        page.get_by_role("button", name="Confirm").click()
+        wait_for(lambda: verdicts(engine, ["noted"]) == {"confirmed"}, 10, "a confirmation")
+    table = tables.verdicts
+    with schema.read(engine) as connection:
+        query = sa.select(table.c.verdict, table.c.note).where(table.c.alarm_id == "noted").order_by(table.c.time_s)
+        told = [tuple(row) for row in connection.execute(query)]
+    first = "propeller changed at noon, c and x are only letters here"
+    assert told == [("rejected", first), ("undone", ""), ("confirmed", "it was ice")]
+
+
 # --- device, learning, accounts
 
 

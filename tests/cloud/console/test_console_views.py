@@ -222,9 +222,9 @@ def test_what_changed_is_read_from_a_cursor_to_the_horizon_and_no_further(engine
     assert [one.device for one in rows.changed(engine, between.horizon).devices] == ["d3"]
 
 
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)  # SQLite has one writer at a time
+@pytest.mark.broker
 def test_changes_that_end_in_another_order_than_they_began_are_all_read(engine: Engine):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer at a time")
     cursor = rows.everything(engine).horizon
     with schema.write(engine) as early:
         rig.put_device(early, "d1", last_seen_s=7.0)

@@ -76,7 +76,7 @@ def test_an_ended_alarm_is_watched_for_a_day_unless_it_is_judged():
     assert status(fleet) == "watch"
     fleet.tick(NOW + 10)
     assert status(fleet) == "ok"
-    assert fleet.counts() == {"alarm": 0, "watch": 0, "silent": 0, "updating": 0, "ok": 1, "inbox": 1}
+    assert fleet.counts() == {"alarm": 0, "watch": 0, "silent": 0, "updating": 0, "ok": 1, "inbox": 1, "seen": 0}
 
 
 def test_a_rejected_alarm_that_has_not_ended_is_no_alarm():
@@ -102,7 +102,7 @@ def test_silence_comes_by_time_and_is_told_as_a_change():
     told = fleet.changes()
     assert told is not None
     assert told.devices == [("d1", 0, "silent", 0.5, 3, NOW + 100, None, None)]
-    assert told.counts == {"alarm": 0, "watch": 0, "silent": 1, "updating": 0, "ok": 0, "inbox": 0}
+    assert told.counts == {"alarm": 0, "watch": 0, "silent": 1, "updating": 0, "ok": 0, "inbox": 0, "seen": 0}
 
 
 def test_incidents_are_of_one_group_and_channel_and_ten_minutes():
@@ -130,12 +130,10 @@ def test_incidents_are_of_one_group_and_channel_and_ten_minutes():
 
 
 def test_incidents_are_ranked_by_lift_over_what_is_usual_not_by_count():
-    # Usual of north: 1,008 alarms in 7 days are one in ten minutes: lift 3 / (1 + 1) = 1.5. South never alarms: 2 / 1.
-    assert incidents.usual(1008, 30 * DAY) == pytest.approx(1.0)
-    assert incidents.usual(144, DAY) == pytest.approx(1.0)  # a day old: 144 times ten minutes
+    # Usual of north is one in ten minutes: lift 3 / (1 + 1) = 1.5. South never alarms: 2 / 1.
     devices = [device(f"d{n}", "north") for n in range(4)] + [device(f"e{n}", "south") for n in range(4)]
     fleet = fleet_of(devices, [alarm(f"d{n}") for n in range(3)] + [alarm(f"e{n}") for n in range(2)])
-    fleet.expect({"north": 1.0})
+    fleet.expect({"north": 1.0, "south": 0.0})
     picture = fleet.snapshot()
     assert isinstance(picture.incidents, list)
     assert [(one.group, one.devices, one.lift, one.share) for one in picture.incidents] == [
@@ -147,6 +145,39 @@ def test_incidents_are_ranked_by_lift_over_what_is_usual_not_by_count():
         "detail": "baro; 2.0 times its usual rate; 1 more incident",
         "group": "south",
     }
+
+
+def test_what_is_usual_leaves_out_the_last_hour_and_a_young_group_has_none():
+    assert incidents.usual(1002, 30 * DAY) == pytest.approx(1.0)  # 7 days less an hour are 1,002 times ten minutes
+    assert incidents.usual(138, DAY) == pytest.approx(1.0)  # a day old: 138 times
+    assert incidents.usual(6, 2 * 3600) == pytest.approx(1.0)  # an hour is left: 6 times
+    assert incidents.usual(6, 2 * 3600 - 1) is None
+
+
+def test_an_incident_of_a_young_group_says_no_rate_and_counts_as_unheard_of():
+    devices = [device(f"d{n}", "north") for n in range(4)] + [device(f"e{n}", "south") for n in range(4)]
+    fleet = fleet_of(devices, [alarm(f"d{n}") for n in range(3)] + [alarm(f"e{n}") for n in range(4)])
+    fleet.expect({"south": 0.5})  # 4 / 1.5 = 2.67: less than the 3 that north would have if it had never alarmed
+    picture = fleet.snapshot()
+    assert isinstance(picture.incidents, list)
+    assert [(one.group, one.lift) for one in picture.incidents] == [("north", None), ("south", 2.67)]
+    assert isinstance(picture.headline, incidents.Headline)
+    assert (picture.headline.text, picture.headline.detail) == (
+        "3 devices in north alarm alike",
+        "baro; 1 more incident",
+    )
+
+
+def test_an_acknowledgement_is_told_to_everybody():
+    fleet = fleet_of([device(), device("d2")], [alarm(), alarm("d2", "a2", "acc.z")])
+    fleet.changes()
+    fleet.take([], [alarm(seen_by="ada")], NOW)
+    told = fleet.changes()
+    assert told is not None
+    assert isinstance(told.counts, dict)
+    assert (told.counts["inbox"], told.counts["seen"]) == (2, 1)
+    assert isinstance(told.alarms, list)
+    assert [(one.alarm_id, one.seen_by) for one in told.alarms] == [("a1", "ada"), ("a2", "")]
 
 
 def test_the_sentence_of_each_state_of_a_fleet():

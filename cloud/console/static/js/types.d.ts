@@ -16,7 +16,8 @@ export interface Me {
 }
 
 export interface Headline { text: string; detail: string; group: string | null }
-export type Counts = Record<Status | "inbox", number>;
+/** seen: those of the inbox that somebody has acknowledged */
+export type Counts = Record<Status | "inbox" | "seen", number>;
 export interface Group { name: string; devices: number }
 /** device, group's index, status, ratio, release, seen_s, lat, lon */
 export type DeviceRow = [string, number, Status, number | null, number, number | null, number | null, number | null];
@@ -27,7 +28,8 @@ export interface Incident {
   channel: string;
   devices: number;
   share: number;
-  lift: number;
+  /** null: too young to tell */
+  lift: number | null;
   begin_s: number;
   last_s: number;
   alarms: [string, string][];
@@ -40,6 +42,8 @@ export interface NewAlarm extends AlarmKey {
   ratio: number;
   begin_s: number;
   state: "begin" | "end";
+  /** who acknowledged it, or "" */
+  seen_by: string;
 }
 
 export interface Snapshot {

@@ -1,10 +1,10 @@
 /** Inbox: what needs my verdict? */
 
 import { alarmPath, get, rows as rowsOf, url } from "../api.js";
-import { ago, many, percent, span, times } from "../format.js";
+import { ago, count, many, percent, span, times } from "../format.js";
 import { html, useEffect, useMemo, useRef, useState } from "../html.js";
 import { useKeys } from "../keys.js";
-import { Bars, Empty, Key, Problem, useAsk, Waiting } from "../parts/bits.js";
+import { Bars, Empty, Key, Note, Problem, useAsk, Waiting } from "../parts/bits.js";
 import { Shape } from "../parts/shape.js";
 import { go, toDevice, toWhy } from "../router.js";
 import { may } from "../session.js";
@@ -28,7 +28,7 @@ function useAlarms(wanted) {
   const [pages, setPages] = useState(1);
   const read_at = useRef(0);
   const query = { ...wanted, show: null, unjudged: wanted.show === "unjudged", open: wanted.show === "open" };
-  const moved = `${counts.value.inbox} ${newAlarms.value[0]?.alarm_id ?? ""} ${judged.value}`;
+  const moved = `${counts.value.inbox} ${counts.value.seen} ${newAlarms.value[0]?.alarm_id ?? ""} ${judged.value}`;
   const asked = JSON.stringify(query);
   useEffect(() => setPages(1), [asked]);
   useEffect(() => {
@@ -67,6 +67,8 @@ export function Inbox() {
   if (found >= 0) place.current = found;
   const at = found >= 0 ? found : Math.min(place.current, all.length - 1);
   const line = all[at];
+  const [note, setNote] = useState("");
+  useEffect(() => setNote(""), [line?.id]);
   useEffect(() => box.current?.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" }), [line?.id]);
 
   /** @param {number} n */
@@ -75,7 +77,7 @@ export function Inbox() {
   const say = async (verdict) => {
     if (!line || !may("operator")) return;
     const following = all.slice(at + 1).find((one) => !(line.incident && one.child)) ?? all[at - 1];
-    if (await judge(line.keys, verdict)) verdict !== "acknowledged" && setChosen(following?.id ?? "");
+    if (await judge(line.keys, verdict, note)) setNote(""), verdict !== "acknowledged" && setChosen(following?.id ?? "");
   };
   const toggle = (/** @type {string} */ id) => setOpened((before) => (before.has(id) ? new Set([...before].filter((one) => one !== id)) : new Set([...before, id])));
   const why = () => line?.alarms[0] && go(toWhy(line.alarms[0]));
@@ -87,7 +89,7 @@ export function Inbox() {
   const set = (/** @type {string} */ name) => (/** @type {any} */ event) => setWanted((before) => ({ ...before, [name]: event.target.value }));
   return html`
     <div class="page-head"><div><h1>Inbox</h1>
-      <p class="muted"><span role="status">${many(counts.value.inbox, "alarm")} ${counts.value.inbox === 1 ? "needs" : "need"} a verdict.</span>
+      <p class="muted"><span role="status">${many(counts.value.inbox, "alarm")} ${counts.value.inbox === 1 ? "needs" : "need"} a verdict${counts.value.seen ? `, ${count(counts.value.seen)} of them acknowledged` : ""}.</span>
         <span class="wide-only"> <${Key}>j<//> <${Key}>k<//> move, <${Key}>c<//> confirm, <${Key}>x<//> reject, <${Key}>w<//> why, <${Key}>u<//> undo</span></p></div>
       <form class="filters" aria-label="Filter alarms" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
         ${FILTERS.map(([name, title, choices]) => html`<label key=${name}><span>${title}</span><select value=${wanted[name]} onChange=${set(name)}>
@@ -104,7 +106,7 @@ export function Inbox() {
         </ul>
         ${more ? html`<button type="button" class="more" onClick=${more}>Older alarms</button>` : null}
       </section>
-      ${line ? html`<${Aside} key=${line.id} line=${line} say=${say} />` : html`<aside class="panel aside"></aside>`}
+      ${line ? html`<${Aside} key=${line.id} line=${line} say=${say} note=${note} setNote=${setNote} />` : html`<aside class="panel aside"></aside>`}
     </div>`;
 }
 
@@ -121,22 +123,23 @@ function LineView({ line, current, opened, choose, toggle }) {
       <${Shape} status=${ended ? "watch" : "alarm"} label />
       <span class="need-what"><b>${title}</b><span>${alarm.group}, ${alarm.top_channel}${alarm.kind === "sensor" ? ", sensor" : ""}</span></span>
       <span class="tags">${alarm.level ? html`<span class=${`tag ${alarm.level}`}>${alarm.level}</span>` : null}<span class="tag">${incident ? `within ${span(incident.last_s - incident.begin_s)}` : state}</span></span>
-      <span class="need-figure"><b>${incident ? `${incident.lift.toFixed(1)}× usual` : times(alarm.ratio)}</b><span>${ago(incident ? incident.last_s : (alarm.begin_s ?? alarm.received_s), now_s.value)}</span></span>
+      <span class="need-figure"><b>${!incident ? times(alarm.ratio) : incident.lift === null ? "new" : `${incident.lift.toFixed(1)}× usual`}</b><span>${ago(incident ? incident.last_s : (alarm.begin_s ?? alarm.received_s), now_s.value)}</span></span>
     </button>
     ${incident ? html`<button type="button" class="icon" aria-expanded=${opened} aria-label=${`${opened ? "Hide" : "Show"} its ${incident.devices} alarms`} onClick=${toggle}>${opened ? "−" : "+"}</button>` : null}
   </li>`;
 }
 
-/** @param {{ line: Line, say: (verdict: "confirmed" | "rejected" | "acknowledged") => void }} props */
-function Aside({ line, say }) {
+/** @param {{ line: Line, say: (verdict: "confirmed" | "rejected" | "acknowledged") => void, note: string, setNote: (note: string) => void }} props */
+function Aside({ line, say, note, setNote }) {
   const alarm = /** @type {Alarm} */ (line.alarms[0]);
   const { incident } = line;
-  const { value, error } = useAsk(() => /** @type {Promise<AlarmWhole>} */ (get(alarmPath(alarm))), [alarm.device, alarm.alarm_id, judged.value]);
+  const { value, error } = useAsk(() => /** @type {Promise<AlarmWhole>} */ (get(alarmPath(alarm))), [alarm.device, alarm.alarm_id, alarm.acknowledged_s, alarm.verdict, judged.value]);
   return html`<aside class="panel aside" aria-label="The chosen alarm">
     <header class="panel-head"><h2>${incident ? incident.group : alarm.device}</h2>${incident ? null : html`<a href=${toDevice(alarm.device)}>Device</a>`}</header>
     <p class="cause">${incident ? incident.text : (value?.why.cause ?? `${alarm.top_channel} at ${times(alarm.ratio)}`)}</p>
-    ${incident ? html`<p class="muted">${percent(incident.share)} of the group, ${incident.lift.toFixed(1)} times its usual rate. The newest: <a href=${toDevice(alarm.device)}>${alarm.device}</a></p>` : value?.why.peers ? html`<p class="muted">${value.why.peers}</p>` : null}
+    ${incident ? html`<p class="muted">${percent(incident.share)} of the group, ${incident.lift === null ? "which is too young to tell what is usual" : `${incident.lift.toFixed(1)} times its usual rate`}. The newest: <a href=${toDevice(alarm.device)}>${alarm.device}</a></p>` : value?.why.peers ? html`<p class="muted">${value.why.peers}</p>` : null}
     ${error ? html`<${Problem} error=${error} />` : value ? html`<${Bars} shares=${value.attribution} most=${7} />` : html`<${Waiting} lines=${7} />`}
+    ${may("operator") ? html`<${Note} note=${note} setNote=${setNote} />` : null}
     <div class="buttons">
       ${may("operator")
         ? html`<button type="button" class="primary" onClick=${() => say("confirmed")}>Confirm${incident ? ` ${line.keys.length}` : ""} <${Key}>c<//></button>
@@ -145,6 +148,6 @@ function Aside({ line, say }) {
         : null}
       <a class="button" href=${toWhy(alarm)}>Why <${Key}>w<//></a>
     </div>
-    ${alarm.verdict ? html`<p class="muted">${alarm.verdict} by ${alarm.verdict_by}</p>` : null}
+    ${alarm.verdict || alarm.acknowledged_s ? html`<p class="muted">${alarm.verdict || "acknowledged"} by ${alarm.verdict ? alarm.verdict_by : alarm.acknowledged_by}</p>` : null}
   </aside>`;
 }

@@ -2,13 +2,13 @@
 
 import { alarmPath, get } from "../api.js";
 import { ago, clock, count, delay, percent, short, span, stamp, times } from "../format.js";
-import { html, useState } from "../html.js";
+import { html, useRef, useState } from "../html.js";
 import { useKeys } from "../keys.js";
-import { Bars, Facts, Key, Panel, Problem, useAsk, Waiting } from "../parts/bits.js";
+import { Bars, Facts, Key, Note, Panel, Problem, useAsk, Waiting } from "../parts/bits.js";
 import { go, toDevice, toWhy } from "../router.js";
 import { may } from "../session.js";
 import { newAlarms, now_s } from "../state/fleet.js";
-import { judge, judged, undo } from "../state/verdicts.js";
+import { judge, judged, takeBack } from "../state/verdicts.js";
 
 /** @typedef {import("../types").AlarmWhole} AlarmWhole */
 /** @typedef {import("../types").Step} Step */
@@ -22,17 +22,28 @@ const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}`.rep
 /** @param {{ device: string, alarm_id: string }} props */
 export function Why({ device, alarm_id }) {
   const key = { device, alarm_id };
+  const [note, setNote] = useState("");
+  const said = useRef(false);
   const mine = newAlarms.value.find((one) => one.device === device && one.alarm_id === alarm_id);
-  const { value, error } = useAsk(() => /** @type {Promise<AlarmWhole>} */ (get(alarmPath(key))), [device, alarm_id, judged.value, mine?.state]);
+  const { value, error } = useAsk(() => /** @type {Promise<AlarmWhole>} */ (get(alarmPath(key))), [device, alarm_id, judged.value, mine?.state, mine?.seen_by]);
   /** @param {"confirmed" | "rejected" | "acknowledged"} verdict */
-  const say = (verdict) => may("operator") && void judge([key], verdict);
+  const say = async (verdict) => {
+    if (!may("operator")) return;
+    said.current = true; // `value` is read anew a moment later
+    if (await judge([key], verdict, note)) setNote("");
+  };
+  const undo = () => {
+    if (!may("operator") || !(said.current || value?.verdict || value?.acknowledged_s)) return;
+    said.current = false;
+    void takeBack([key]);
+  };
   const next = () => {
     const others = newAlarms.peek().filter((one) => one.device !== device || one.alarm_id !== alarm_id);
     const at = newAlarms.peek().findIndex((one) => one.device === device && one.alarm_id === alarm_id);
     const one = others[Math.max(0, at)] ?? others[0];
     go(one ? toWhy(one) : "/inbox");
   };
-  useKeys({ c: () => say("confirmed"), x: () => say("rejected"), a: () => say("acknowledged"), u: () => void undo(), n: next, j: next, Escape: () => go("/inbox") });
+  useKeys({ c: () => void say("confirmed"), x: () => void say("rejected"), a: () => void say("acknowledged"), u: undo, n: next, j: next, Escape: () => go("/inbox") });
   if (!value) return error ? html`<h1>Why</h1><${Problem} error=${error} />` : html`<h1 class="loading">Why: ${device}</h1><${Waiting} lines=${9} />`;
   const { why } = value;
   return html`
@@ -40,7 +51,7 @@ export function Why({ device, alarm_id }) {
       <p class="crumbs"><a href="/inbox">Inbox</a> / <a href=${toDevice(device)}>${device}</a></p>
       <h1>Why: ${why.cause}</h1>
       <p class="muted">${[why.peers, why.checks].filter(Boolean).map(sentence).join(" ")}</p>
-    </div><${Verdicts} alarm=${value} say=${say} next=${next} /></div>
+    </div><${Verdicts} alarm=${value} say=${say} undo=${undo} next=${next} note=${note} setNote=${setNote} /></div>
     ${error ? html`<${Problem} error=${error} />` : null}
     <div class="split why">
       <${Chain} value=${value} />
@@ -52,15 +63,16 @@ export function Why({ device, alarm_id }) {
     </div>`;
 }
 
-/** @param {{ alarm: AlarmWhole, say: (verdict: "confirmed" | "rejected" | "acknowledged") => void, next: () => void }} props */
-function Verdicts({ alarm, say, next }) {
+/** @param {{ alarm: AlarmWhole, say: (verdict: "confirmed" | "rejected" | "acknowledged") => void, undo: () => void, next: () => void, note: string, setNote: (note: string) => void }} props */
+function Verdicts({ alarm, say, undo, next, note, setNote }) {
   return html`<div class="buttons verdicts">
     ${alarm.verdict ? html`<span class=${`tag verdict ${alarm.verdict}`}>${alarm.verdict} by ${alarm.verdict_by || "somebody"}</span>` : null}
     ${may("operator")
-      ? html`<button type="button" class="primary" aria-pressed=${alarm.verdict === "confirmed"} onClick=${() => say("confirmed")}>Confirm <${Key}>c<//></button>
+      ? html`<${Note} note=${note} setNote=${setNote} />
+          <button type="button" class="primary" aria-pressed=${alarm.verdict === "confirmed"} onClick=${() => say("confirmed")}>Confirm <${Key}>c<//></button>
           <button type="button" aria-pressed=${alarm.verdict === "rejected"} onClick=${() => say("rejected")}>Reject <${Key}>x<//></button>
           ${alarm.acknowledged_s || alarm.verdict ? null : html`<button type="button" onClick=${() => say("acknowledged")}>Acknowledge <${Key}>a<//></button>`}
-          ${alarm.verdict || alarm.acknowledged_s ? html`<button type="button" onClick=${() => void undo()}>Undo <${Key}>u<//></button>` : null}`
+          ${alarm.verdict || alarm.acknowledged_s ? html`<button type="button" onClick=${undo}>Undo <${Key}>u<//></button>` : null}`
       : html`<span class="muted">A viewer looks; an operator judges.</span>`}
     <button type="button" onClick=${next}>Next <${Key}>n<//></button>
   </div>`;

@@ -66,3 +66,10 @@ export function useAsk(ask, inputs) {
   }, [...inputs, turn]);
   return { ...state, again: () => setTurn((n) => n + 1), set: (value) => setState({ value, error: null }) };
 }
+
+/** What to say beside a verdict; it goes into the alarm's history and to whoever trains on verdicts. @param {{ note: string, setNote: (note: string) => void }} props */
+export function Note({ note, setNote }) {
+  return html`<label class="note"><span>Note</span>
+    <input value=${note} maxlength="256" placeholder="why, for the record" autocomplete="off" onInput=${(/** @type {any} */ event) => setNote(event.target.value)}
+      onKeyDown=${(/** @type {any} */ event) => (event.key === "Enter" || event.key === "Escape") && event.target.blur()} /></label>`;
+}

@@ -18,7 +18,7 @@ export const loaded = signal(false);
 /** @type {import("../../vendor/signals.js").Signal<import("../types").Headline>} */
 export const headline = signal({ text: "", detail: "", group: null });
 /** @type {import("../../vendor/signals.js").Signal<import("../types").Counts>} */
-export const counts = signal({ alarm: 0, watch: 0, silent: 0, updating: 0, ok: 0, inbox: 0 });
+export const counts = signal({ alarm: 0, watch: 0, silent: 0, updating: 0, ok: 0, inbox: 0, seen: 0 });
 /** @type {import("../../vendor/signals.js").Signal<import("../types").Group[]>} */
 export const groups = signal([]);
 /** @type {import("../../vendor/signals.js").Signal<import("../types").Incident[]>} */

@@ -1,4 +1,4 @@
-/** Verdicts: given at once, undone for as long as the toast stands (and by the key u as long as the page lives). */
+/** Verdicts: given at once, undone for as long as the toast stands, by the key u as long as the page lives, and on an alarm's own page at any time. */
 
 import { alarmPath, post, words } from "../api.js";
 import { signal } from "../html.js";
@@ -46,19 +46,23 @@ export async function judge(keys, verdict, note = "") {
   return true;
 }
 
+/** Take back what was said last on this page. */
 export async function undo() {
   const last = done.pop();
-  if (!last) {
-    toast("There is nothing to undo");
-    return;
-  }
-  const what = last.keys.length === 1 ? last.keys[0]?.device : `${last.keys.length} alarms`;
+  if (!last) toast("There is nothing to undo");
+  else if (!(await takeBack(last.keys))) done.push(last);
+}
+
+/** Take back what was said last of these alarms, whoever said it. @param {AlarmKey[]} keys @returns {Promise<boolean>} */
+export async function takeBack(keys) {
+  const what = keys.length === 1 ? keys[0]?.device : `${keys.length} alarms`;
   try {
-    await send(last.keys, "undone", "");
-    toast(`Took back: ${what}`);
+    await send(keys, "undone", "");
   } catch (error) {
-    done.push(last);
     toast(`${what} could not be undone: ${words(error)}`, { bad: true });
+    return false;
   }
+  toast(`Took back: ${what}`);
   judged.value += 1;
+  return true;
 }
