@@ -65,10 +65,11 @@ HEAP = "() => performance.memory.usedJSHeapSize"
 
 
 class Load(threading.Thread):
-    """1,000 summaries a second and now and then an alarm, into Kafka."""
+    """So many summaries a second and now and then an alarm, into Kafka."""
 
-    def __init__(self, bootstrap: str, names: list[str]) -> None:
+    def __init__(self, bootstrap: str, names: list[str], per_s: int = PER_S) -> None:
         super().__init__(daemon=True)
+        self._per_s = per_s
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
         self._names = names
         self.stop = threading.Event()
@@ -79,7 +80,7 @@ class Load(threading.Thread):
         """Until stopped; a tenth of a second's messages at a time."""
         began, alarm_at = time.monotonic(), time.monotonic() + 2.0
         while not self.stop.is_set():
-            due = int((time.monotonic() - began) * PER_S) - self.sent
+            due = int((time.monotonic() - began) * self._per_s) - self.sent
             for _ in range(due):
                 name, now_s = self._names[self.sent % len(self._names)], time.time()
                 data = ev.summary(2 + self.sent // len(self._names), start_s=now_s - 30, end_s=now_s)

@@ -217,6 +217,16 @@ def test_what_one_operator_acknowledges_another_sees_without_doing_anything(chro
         expect(theirs).to_contain_text("acknowledged")
 
 
+def test_a_window_that_is_covered_and_gets_no_frames_is_told_all_the_same(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    with page_of(chromium, console, "/system") as page:
+        page.add_init_script("window.requestAnimationFrame = () => 0")
+        page.goto(f"{console.base}/inbox")
+        expect(page.locator(".alarm-line").first).to_be_visible()
+        raise_alarm(engine, names[22], "covered", "motor.3", time.time(), seq=80)
+        expect(page.locator(".alarm-line", has_text=names[22])).to_be_visible(timeout=10_000)
+
+
 def test_a_note_goes_with_its_verdict_and_the_verdict_can_be_taken_back_later(chromium: Browser, fleet: Fleet) -> None:
     console, engine, names = fleet
     raise_alarm(engine, names[21], "noted", "motor.2", time.time() - 2000, seq=80)

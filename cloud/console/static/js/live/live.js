@@ -21,6 +21,7 @@ let scheduled = false;
 let deliver = () => {};
 
 function flush() {
+  if (!scheduled) return; // the other of the two was earlier
   scheduled = false;
   const [messages] = [waiting, (waiting = [])];
   deliver(messages.filter((one) => !("id" in one) || one.type === "snapshot" || one.id > /** @type {number} */ (from)));
@@ -31,9 +32,9 @@ function arrived(message) {
   waiting.push(message);
   if (from === null || scheduled) return;
   scheduled = true;
-  // A tab that nobody sees gets no frames, and must not hoard.
-  if (document.hidden) setTimeout(flush, 250);
-  else requestAnimationFrame(flush);
+  // A tab that nobody sees gets no frames, nor does a window that others cover; neither may hoard or be late with an alarm.
+  setTimeout(flush, document.hidden ? 250 : 500);
+  if (!document.hidden) requestAnimationFrame(flush);
 }
 
 function byWorker() {
@@ -95,7 +96,9 @@ export function listen(to) {
 export function follow(cursor) {
   from = cursor;
   holder?.post({ type: "start", cursor });
-  if (waiting.length && !scheduled) flush();
+  if (!waiting.length || scheduled) return;
+  scheduled = true;
+  flush();
 }
 
 /** The session has ended. */
