@@ -35,6 +35,9 @@ class Step(Struct):
     state: State = "told"
 
 
+LATE_S = 60.0  # between a device's clock and Kafka's, which is worth a word
+
+
 class Why(Struct):
     """The explanation of one alarm."""
 
@@ -61,8 +64,11 @@ def why(row: sa.RowMapping, chain: Chain | None, said: list[VerdictLine], sent: 
     before: float | None = None
     for step in steps:
         if step.at_s is not None:
-            # Two clocks meet between device and gateway: a device that is ahead would have been heard before it spoke.
-            step.delay_s = None if before is None else round(max(0.0, step.at_s - before), 3)
+            if before is not None:
+                # Two clocks meet between device and gateway: a device that is ahead would have been heard before it spoke.
+                step.delay_s = round(max(0.0, step.at_s - before), 3)
+                if step.what == "gateway":
+                    step.detail = "; ".join(filter(None, (step.detail, _clocks(step.at_s - before))))
             before = step.at_s
     return Why(
         cause=_cause(row),
@@ -72,6 +78,14 @@ def why(row: sa.RowMapping, chain: Chain | None, said: list[VerdictLine], sent: 
         event=str(alarm_view.identity(row)),
         steps=steps,
     )
+
+
+def _clocks(apart_s: float) -> str:
+    """What the time between device and gateway is worth."""
+    if apart_s < 0:
+        return f"the device's clock is at least {-apart_s:.3g} s ahead"
+    late = "" if apart_s < LATE_S else ": kept on the device until then, or its clock is behind"
+    return f"later by two clocks, the device's and Kafka's{late}"
 
 
 def _cause(row: sa.RowMapping) -> str:

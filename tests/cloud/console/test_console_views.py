@@ -68,6 +68,18 @@ def test_why_ticks_only_what_the_cloud_compared(engine: Engine):
     assert by_name["context"].delay_s == pytest.approx(1.0)
     assert by_name["route"].delay_s == pytest.approx(1.0)
     assert by_name["window"].delay_s is None
+    # The device's clock says a day of February, Kafka's says today.
+    told = "later by two clocks, the device's and Kafka's: kept on the device until then, or its clock is behind"
+    assert by_name["gateway"].detail == f"trace {'1' * 32}; {told}"
+
+
+def test_why_says_that_a_devices_clock_is_ahead(engine: Engine):
+    with schema.write(engine) as connection:
+        written_s = ev.T0 + 1.0  # of the alarm's event, by its device
+        connection.execute(sa.update(tables.alarms).values(received_s=written_s - 10.0))
+    step = next(step for step in why_of(engine).steps if step.what == "gateway")
+    assert step.detail.endswith("; the device's clock is at least 10 s ahead")
+    assert step.delay_s == 0.0
 
 
 def test_why_says_where_a_comparison_failed(engine: Engine):
