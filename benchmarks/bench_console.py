@@ -89,17 +89,26 @@ class Load(threading.Thread):
                 self.sent += 1
             if time.monotonic() >= alarm_at:
                 alarm_at += ALARM_EVERY_S
-                mark = f"lat-{len(self.alarms)}-"
-                now_s = time.time()
-                said = ev.alarm(
-                    f"{mark}a", window=wire.WindowRef(now_s - 1, now_s, "cd" * 32), top_channel=f"c{len(self.alarms)}"
-                )
-                body = wire.make_event(wire.Identity(mark, ev.OUTBOX, 1), "alarm", now_s, said)
-                self.alarms[mark] = now_s * 1000
-                self._producer.produce(topics.ALARMS, body, mark)
+                self.raise_alarm(len(self.alarms), time.time())
             self._producer.poll(0)
             self.stop.wait(0.02)
         self._producer.flush(10)
+
+    def raise_alarm(self, n: int, now_s: float) -> None:
+        """The n-th alarm: of a new device, whose name the page shows."""
+        mark = f"lat-{n}-"
+        self.produce(mark, 1, ev.alarm(f"{mark}a", window=window_at(now_s), top_channel=f"c{n}"), now_s)
+        self.alarms[mark] = now_s * 1000
+
+    def produce(self, device: str, seq: int, said: wire.Alarm, now_s: float) -> None:
+        """One alarm's event."""
+        body = wire.make_event(wire.Identity(device, ev.OUTBOX, seq), "alarm", now_s, said)
+        self._producer.produce(topics.ALARMS, body, device)
+
+
+def window_at(now_s: float) -> wire.WindowRef:
+    """The second before."""
+    return wire.WindowRef(now_s - 1, now_s, "cd" * 32)
 
 
 def usable_s(page: Page, url: str) -> float:

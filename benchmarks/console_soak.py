@@ -1,7 +1,8 @@
 """Does the console stay as it was over hours of load: its memory, the page's memory, its promptness, its streams?
 
 As bench_console.py, whose load, pages and servers it takes: Apache Kafka, the store stage on SQLite, one console, Chromium with one page that
-stays open and one that is loaded anew every half minute (so that streams come and go). Every `--every` seconds it looks at the resident memory of
+stays open and one that is loaded anew every half minute (so that streams come and go). The fleet stays as it is: alarms are of its own devices, end
+a minute later, and are judged. Every `--every` seconds it looks at the resident memory of
 console and store stage, the page's heap after a collection, and how long an alarm takes from Kafka to the page. Told are the first tenth's median,
 the last tenth's, and the slope between.
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from bench_console import DEVICES, HEAP, WATCH, Load, rss_bytes, usable_s  # noqa: E402
+from bench_console import DEVICES, HEAP, WATCH, Load, rss_bytes, usable_s, window_at  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 import cloud_events as ev  # noqa: E402
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from processes import Process
 
 RELOAD_S = 30.0
+OPEN = 240  # alarms that stand, a minute's
 LATELY_S = 10.0  # alarms that a look is about
 Look = dict[str, float]
 UNITS = {
@@ -52,6 +54,33 @@ UNITS = {
     "late": "ms, alarm to page",
     "streams": "open",
 }
+
+
+class Steady(Load):
+    """A load that leaves as many devices and open alarms as there were."""
+
+    def raise_alarm(self, n: int, now_s: float) -> None:
+        """Begin one, whose channel the page shows, and end the one of a minute ago."""
+        mark, device = f"lat-{n}-", self._names[n % len(self._names)]
+        self.produce(device, 2_000_000 + 2 * n, ev.alarm(mark, window=window_at(now_s), top_channel=mark), now_s)
+        self.alarms[mark] = now_s * 1000
+        if n >= OPEN:
+            old, there = f"lat-{n - OPEN}-", self._names[(n - OPEN) % len(self._names)]
+            said = ev.alarm(old, "end", window=window_at(now_s), top_channel=old)
+            self.produce(there, 2_000_001 + 2 * (n - OPEN), said, now_s)
+
+
+def judge_old(console: rig.Console, names: list[str], load: Steady, judged: int) -> int:
+    """Confirm what ended lately; returns how many are judged in all."""
+    upto = max(judged, len(load.alarms) - 2 * OPEN)
+    alarms = [{"device": names[n % len(names)], "alarm_id": f"lat-{n}-"} for n in range(judged, upto)]
+    with console.client() as client:
+        client.headers["X-CSRF-Token"] = client.get("/api/me").json()["csrf"]
+        for at in range(0, len(alarms), 500):
+            client.post(
+                "/api/verdicts", json={"alarms": alarms[at : at + 500], "verdict": "confirmed"}
+            ).raise_for_status()
+    return upto
 
 
 def look(console: rig.Console, stage: Process, page: Page, memory: CDPSession, load: Load) -> Look:
@@ -92,7 +121,7 @@ def run(minutes: float, per_s: int, every_s: float) -> tuple[list[Look], int]:
             memory = context.new_cdp_session(page)
             usable_s(page, console.base)
             page.evaluate(WATCH)
-            load = Load(broker.bootstrap, names, per_s)
+            load, judged = Steady(broker.bootstrap, names, per_s), 0
             load.start()
             wait_for(lambda: load.sent > 2 * per_s, 30, "the load runs")
             end = time.monotonic() + 60 * minutes
@@ -103,6 +132,7 @@ def run(minutes: float, per_s: int, every_s: float) -> tuple[list[Look], int]:
                     reload_at = time.monotonic() + RELOAD_S
                 page.wait_for_timeout(max(0.0, 1000 * (min(look_at, reload_at, end) - time.monotonic())))
                 if time.monotonic() >= look_at:
+                    judged = judge_old(console, names, load, judged)
                     looks.append(look(console, stage, page, memory, load))
                     look_at += every_s
                     print({key: round(value, 1) for key, value in looks[-1].items()}, file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ def data(tmp_path):
 
 
 def records(bootstrap, run, count):
-    """(key, value) of a run's records, read as any consumer would."""
+    """(key, value) of a run's records, read as any consumer would: one that comes twice counts once."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": unique("reader"), "auto.offset.reset": "earliest"})
     consumer.subscribe([topics.LEARNING])
     found = []
@@ -48,7 +48,9 @@ def records(bootstrap, run, count):
     def enough():
         message = consumer.poll(0.2)
         if message is not None and message.error() is None and message.key() == run.encode():
-            found.append((message.key().decode(), message.value()))
+            record = (message.key().decode(), message.value())
+            if record not in found:
+                found.append(record)
         return len(found) >= count
 
     try:

@@ -108,7 +108,7 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path):
     before, begun = children(), time.monotonic()
     with pytest.raises(UpdateError, match=r"an answer within 0\.02 s expected"):
         check_in_subprocess(tmp_path / "a.covey", available()[0], timeout_s=0.02)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert children() == before
 
 

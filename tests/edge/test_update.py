@@ -377,7 +377,7 @@ def test_a_server_that_drips_holds_nobody_past_the_deadline(stage, slow):
     begun = time.monotonic()
     with pytest.raises(UpdateError):
         stage.fetch(updater=stage.updater(Limits(silence_s=1.0, metadata_s=0.5, target_s=0.5, pause_s=0.01)))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize(

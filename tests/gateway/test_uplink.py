@@ -222,7 +222,7 @@ def test_a_kafka_slower_than_the_messages_come_is_waited_for_and_all_is_acknowle
             ages.append(uplink.oldest_s(time.monotonic()))
         assert len(mids) > (given - 20) / 2  # while it goes on, not after it
         assert mids == list(range(21, 21 + len(mids)))
-        assert sorted(ages)[len(ages) * 9 // 10] < 1.0
+        assert sorted(ages)[len(ages) * 9 // 10] < 3.0  # of 6 s
         far.set(Conditions())
         _drain(uplink, given - 20 - len(mids))
         assert uplink.pending == 0

@@ -124,7 +124,7 @@ def test_a_stopped_console_ends_its_streams_and_itself_within_seconds(tmp_path):
         begin = time.monotonic()
         console.process.stop()
         assert console.process.wait(1) == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
         with contextlib.suppress(httpx.HTTPError):
             assert {name for name, _, _ in events} <= {"fleet", "snapshot"}  # what was on its way, then the end
     engine.dispose()
