@@ -32,6 +32,7 @@ class EnrichModel(Struct, frozen=True):
 
     path: str  # ONNX file: input (B, F) float32, output (B,) or (B, K)
     features: Annotated[list[str], Meta(min_length=1, max_length=256)]  # names, docs/routing.md; F of them
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 2.0  # for a batch; then alarms go on without it
 
 
 Days = Annotated[float, Meta(ge=0, le=36_500)]

@@ -29,6 +29,7 @@ from cloud.stream.kafka import Writer
 from cloud.stream.publish import Publisher
 from cloud.stream.route import RouteStage
 from cloud.stream.stage import Loop
+from cloud.stream.watched import Watched
 from covey import health, tracing
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def run(config: CloudConfig, stop: threading.Event) -> None:
         engine = open_store(config.store)
         stack.callback(engine.dispose)
         failed, metrics = threading.Event(), Metrics()
-        routing = rules_file.load(config.rules) if {"route", "deliver"} & {*names} else None
+        routing = None
+        if {"route", "deliver"} & {*names}:
+            routing = Watched(config.rules, rules_file.load, metrics.refused("rules")).now
         traces = tracing.start("cloud")
         if traces is not None:
             stack.callback(traces.close)
@@ -149,7 +152,7 @@ def _stages(
     config: CloudConfig,
     engine: Engine,
     metrics: Metrics,
-    routing: Routing | None,
+    routing: Callable[[], Routing] | None,
     stack: ExitStack,
     traces: Tracing | None,
 ) -> list[Stage]:
@@ -157,7 +160,7 @@ def _stages(
     if "store" in config.stage_names:
         made.append(_store(config, engine, stack, traces))
     if "enrich" in config.stage_names:
-        made.append(EnrichStage(config, engine, metrics.model_failures.inc, traces))
+        made.append(EnrichStage(config, engine, metrics.model_failures.inc, traces, metrics.refused("model")))
     if "route" in config.stage_names and routing is not None:
         made.append(RouteStage(routing, engine, traces))
     return made

@@ -39,6 +39,7 @@ LOOK_S = 0.25
 TAKE = 20  # deliveries of a target claimed at once
 SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
 MOST_DUE = 1000
+MOST_TARGETS = 128  # at work at once
 MAX_MAIL = 50  # alarms in one message
 MARGIN_S = 5.0  # a claim lasts for one try and so much more
 
@@ -59,9 +60,9 @@ class Deliver:
 
     name = "deliver"
 
-    def __init__(self, routing: Routing, engine: Engine, metrics: Metrics, stop: threading.Event) -> None:
-        self._routing, self._engine, self._metrics, self._stop = routing, engine, metrics, stop
-        self._targets = {*routing.webhooks, *routing.mailboxes}
+    def __init__(self, routing: Callable[[], Routing], engine: Engine, metrics: Metrics, stop: threading.Event) -> None:
+        """`routing`: the rules as they are now; asked every turn."""
+        self._now, self._engine, self._metrics, self._stop = routing, engine, metrics, stop
         self._at_work: dict[str, Future[None]] = {}
         self._rng = random.Random()  # noqa: S311  # jitter, not a secret
         self._count_at = 0.0
@@ -69,7 +70,7 @@ class Deliver:
     def run(self) -> None:
         """Until stopped; what is being tried then is waited for."""
         backoff = Backoff(cap_s=5.0)
-        with ThreadPoolExecutor(max(1, len(self._targets)), "deliver") as pool:
+        with ThreadPoolExecutor(MOST_TARGETS, "deliver") as pool:  # it starts as many as are at work together
             while not self._stop.is_set():
                 try:
                     self._turn(pool)
@@ -85,17 +86,18 @@ class Deliver:
             if work.done():
                 del self._at_work[target]
                 work.result()  # what went wrong there and is no outage ends us
-        now = time.time()
+        now, routing = time.time(), self._now()
         due = self._due(now)
         for target in dict.fromkeys(one.target for one in due):
             mine = [one for one in due if one.target == target]
-            if target not in self._targets:
+            if target not in routing.webhooks and target not in routing.mailboxes:
                 answer = webhook.Answer(taken=False, error="no such target in the rules", again=False)
                 self._settle([(mine, answer)])
                 continue
-            claimed = self._claim(_together(mine) if target in self._routing.mailboxes else mine[:TAKE], now)
+            some = _together(mine) if target in routing.mailboxes else mine[:TAKE]
+            claimed = self._claim(some, now + _lease_s(routing, target))
             if claimed:
-                self._at_work[target] = pool.submit(self._work, target, claimed)
+                self._at_work[target] = pool.submit(self._work, routing, target, claimed)
         if now >= self._count_at:
             self._count_at = now + 5.0
             query = sa.select(sa.func.count()).where(tables.deliveries.c.state == "waiting")
@@ -124,10 +126,9 @@ class Deliver:
                 for row in connection.execute(query)
             ]
 
-    def _claim(self, due: Sequence[Due], now: float) -> list[Due]:
+    def _claim(self, due: Sequence[Due], until: float) -> list[Due]:
         """Those that no other instance has taken meanwhile."""
         table = tables.deliveries
-        until = now + self._lease_s(due[0].target)
         claimed = []
         with schema.write(self._engine) as connection:
             for one in due:
@@ -138,16 +139,10 @@ class Deliver:
                     claimed.append(one._replace(tries=one.tries + 1))
         return claimed
 
-    def _lease_s(self, target: str) -> float:
-        hook, smtp = self._routing.webhooks.get(target), self._routing.smtp
-        if hook is not None:
-            return hook.timeout_s + MARGIN_S
-        return 2 * (smtp.timeout_s if smtp is not None else 0.0) + MARGIN_S
-
-    def _work(self, target: str, due: Sequence[Due]) -> None:
-        hook = self._routing.webhooks.get(target)
+    def _work(self, routing: Routing, target: str, due: Sequence[Due]) -> None:
+        hook = routing.webhooks.get(target)
         if hook is None:
-            self._settle([(due, self._tell(due, partial(self._mail, target, due)))])
+            self._settle([(due, self._tell(due, partial(_mail, routing, target, due)))])
             return
         done: list[tuple[Sequence[Due], webhook.Answer]] = []
         began = settled = time.monotonic()
@@ -170,13 +165,6 @@ class Deliver:
         """Give back what was claimed and not tried."""
         at_s = time.time() + wait_s
         self._write_down([(one, {"next_s": at_s, "tries": one.tries - 1}) for one in due])
-
-    def _mail(self, target: str, due: Sequence[Due]) -> webhook.Answer:
-        smtp = self._routing.smtp
-        if smtp is None:
-            return webhook.Answer(taken=False, error="no [smtp] in the rules", again=False)
-        alarms = [(str(one.identity), one.identity.device, decode_routed(one.body)[1]) for one in due]
-        return mail.send(smtp, mail.compose(smtp, self._routing.mailboxes[target], alarms))
 
     def _tell(self, due: Sequence[Due], tell: Callable[[], webhook.Answer]) -> webhook.Answer:
         began = time.monotonic()
@@ -220,6 +208,21 @@ class Deliver:
                 _log.warning("%s; trying again", error)
                 if self._stop.wait(backoff.next_s()):
                     return
+
+
+def _lease_s(routing: Routing, target: str) -> float:
+    hook, smtp = routing.webhooks.get(target), routing.smtp
+    if hook is not None:
+        return hook.timeout_s + MARGIN_S
+    return 2 * (smtp.timeout_s if smtp is not None else 0.0) + MARGIN_S
+
+
+def _mail(routing: Routing, target: str, due: Sequence[Due]) -> webhook.Answer:
+    smtp = routing.smtp
+    if smtp is None:
+        return webhook.Answer(taken=False, error="no [smtp] in the rules", again=False)
+    alarms = [(str(one.identity), one.identity.device, decode_routed(one.body)[1]) for one in due]
+    return mail.send(smtp, mail.compose(smtp, routing.mailboxes[target], alarms))
 
 
 def _row(one: Due) -> sa.ColumnElement[bool]:

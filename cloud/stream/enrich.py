@@ -18,8 +18,9 @@ from cloud.stream.group import Out
 from cloud.stream.model import Model, ModelFailed
 from cloud.stream.spans import Spans
 from cloud.stream.stage import Made, dead_letter
+from cloud.stream.watched import Watched
 from covey import topics, wire
-from covey.errors import ConfigError, MissingExtra, StoreError, WireError
+from covey.errors import StoreError, WireError
 from covey.wire_alarms import Context, Enriched, make_enriched
 
 if TYPE_CHECKING:
@@ -62,28 +63,26 @@ class EnrichStage:
         engine: Engine,
         model_failed: Callable[[int], None],
         tracing: Tracing | None = None,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; a model that cannot be loaded is told once and left out.
+        """Prepare; a model that cannot be loaded is told once and left out until its file is another.
 
         Args:
             config: of the process.
             engine: an open store.
             model_failed: told how many alarms went on without the model's opinion.
             tracing: where spans are told, if anywhere.
+            refused: told of each file of a model that is refused.
         """
         self._spans = Spans(tracing, self.name)
         self._window_s = config.alarm_window_s
         self._view = FleetView(engine, self._window_s)
         self._model_failed = model_failed
-        self._model: Model | None = None
-        self._broken = False
+        self._model: Watched[Model | None] | None = None
         self._recent: deque[tuple[str, fleet.Beginning]] = deque(maxlen=RECENT)  # with the group
         if "model" in config.enrich:
-            try:
-                self._model = Model(config.enrich["model"])
-            except (ConfigError, MissingExtra) as error:
-                self._broken = True
-                _log.error("%s; alarms go on without its opinion", error)
+            wanted = config.enrich["model"]
+            self._model = Watched(wanted.path, lambda _path: Model(wanted), refused, first=lambda: None)
 
     def begin(self, _broker: str, _places: Sequence[Place]) -> Mapping[Place, int]:
         """Where the group has committed."""
@@ -168,11 +167,13 @@ class EnrichStage:
     def _judged(self, alarms: Sequence[_Alarm], contexts: list[Context]) -> list[Context]:
         begun = [n for n, one in enumerate(alarms) if one.alarm.state == "begin"]
         if self._model is None:
-            if self._broken:
-                self._model_failed(len(begun))
+            return contexts
+        model = self._model.now()
+        if model is None:
+            self._model_failed(len(begun))
             return contexts
         try:
-            said = self._model.judge([(alarms[n].alarm, contexts[n]) for n in begun])
+            said = model.judge([(alarms[n].alarm, contexts[n]) for n in begun])
         except ModelFailed as error:
             _log.warning("%s; %d alarms go on without its opinion", error, len(begun))
             said = [None] * len(begun)

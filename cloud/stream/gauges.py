@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from cloud.stream import lag
 from covey.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -48,6 +49,12 @@ class Metrics:
         self.model_failures = Counter(
             "covey_enrich_model_failures", "Alarms that went on without the model's opinion", registry=registry
         )
+        self.files_refused = Counter(
+            "covey_files_refused",
+            "Changed files that were refused: what was read before holds",
+            ("file",),
+            registry=registry,
+        )
         self.deliveries = Counter(
             "covey_delivery_tries", "Tries to tell a webhook or mailbox", ("target", "result"), registry=registry
         )
@@ -55,6 +62,10 @@ class Metrics:
             "covey_delivery_seconds", "One try", ("target",), buckets=SECONDS, registry=registry
         )
         self.delivery_waiting = Gauge("covey_delivery_waiting", "Deliveries that wait", registry=registry)
+
+    def refused(self, file: str) -> Callable[[], None]:
+        """Counts files that are refused; `file`: rules | model."""
+        return partial(self.files_refused.labels(file).inc)
 
 
 class StageGauge:

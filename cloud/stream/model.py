@@ -1,7 +1,7 @@
 """A model of the operator's own that judges alarms: an ONNX file, run over a batch of alarms at once.
 
 Its inputs are named numbers of the alarm and its context (docs/routing.md). A model that cannot be loaded, refuses a batch or
-says what is no number has no opinion: alarms go on without it.
+says what is no number has no opinion: alarms go on without it. So they do when it takes too long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud.stream.deadline import Deadline, LateError
 from covey.errors import ConfigError, MissingExtra
 from covey.wire_alarms import Context, ModelOpinion
 
@@ -95,6 +96,9 @@ class Model:
         except Exception as error:  # the library raises its own kinds, which share no base but this
             raise ConfigError(f"enrich.model: {path}: {_line(error)}") from error
         self._np: Any = np
+        self._options: Callable[[], Any] = onnxruntime.RunOptions
+        self._timeout_s = config.timeout_s
+        self._deadline = Deadline("enrich.model")
         self.name = path.stem[:256]
         self.digest = hashlib.sha256(content).hexdigest()
         inputs = self._session.get_inputs()
@@ -107,15 +111,25 @@ class Model:
         """Its first output for each alarm; None where that is no number.
 
         Raises:
-            ModelFailed: it did not take the batch.
+            ModelFailed: it did not take the batch, or took too long over one.
         """
         if not alarms:
             return []
         np = self._np
         rows = np.array([[read(*one) for read in self._features] for one in alarms], dtype=np.float32)  # (B, F)
+        options = self._options()
+
+        def end() -> None:
+            options.terminate = True  # heard between two nodes, and between two turns of a loop
+
         try:
-            said = np.asarray(self._session.run(None, {self._input: rows})[0], dtype=np.float64)
+            first = self._deadline.call(
+                lambda: self._session.run(None, {self._input: rows}, options)[0], self._timeout_s, end
+            )
+            said = np.asarray(first, dtype=np.float64)
             values = said.reshape(len(alarms), -1)[:, 0]  # (B, K) -> (B,)
+        except LateError as error:
+            raise ModelFailed(f"enrich.model: {self.name}: {error}") from error
         except Exception as error:  # the library's own kinds, or an output of another shape
             raise ModelFailed(f"enrich.model: {self.name}: {_line(error)}") from error
         return [

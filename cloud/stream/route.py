@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 
 from cloud.store import schema, tables
 from cloud.stream import rules
+from cloud.stream.beginnings import Beginnings, Way
 from cloud.stream.group import Out
 from cloud.stream.spans import Spans
 from cloud.stream.stage import Made, dead_letter
@@ -23,7 +24,7 @@ from covey.errors import WireError
 from covey.wire_alarms import Enriched, Routed, decode_enriched, decode_routed, make_routed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Engine
 
@@ -62,8 +63,10 @@ class RouteStage:
     gather_s = 0.0
     sends = True
 
-    def __init__(self, routing: Routing, engine: Engine, tracing: Tracing | None = None) -> None:
-        self._routing, self._engine = routing, engine
+    def __init__(self, routing: Callable[[], Routing], engine: Engine, tracing: Tracing | None = None) -> None:
+        """`routing`: the rules as they are now; asked once a batch."""
+        self._now, self._engine = routing, engine
+        self._beginnings = Beginnings(engine)
         self._spans = Spans(tracing, self.name)
 
     def begin(self, _broker: str, _places: Sequence[Place]) -> Mapping[Place, int]:
@@ -80,7 +83,8 @@ class RouteStage:
             StoreError: deliveries are not written; nothing was decided.
         """
         out: list[Out] = []
-        decided: list[_Decided] = []
+        routing = self._now()
+        taken: list[tuple[wire.Identity, Enriched, str]] = []
         for record in records:
             try:
                 identity, data, traceparent = decode_enriched(record.value)
@@ -90,7 +94,8 @@ class RouteStage:
                 out.append(dead_letter(error.reason, f"route: {error.detail}", record))
                 continue
             trace = self._spans.passed(record, traceparent, {"covey.alarm_id": data.alarm.alarm_id})
-            decided.append(self._decide(identity, data, trace))
+            taken.append((identity, data, trace))
+        decided = self._decide(routing, taken)
         counts = {"refused": len(out)}
         bodies = [(one, _event(one)) for one in decided]
         if any(one.targets for one in decided):
@@ -108,12 +113,25 @@ class RouteStage:
             counts[one.level] = counts.get(one.level, 0) + 1
         return Made(out, {word: n for word, n in counts.items() if n})
 
-    def _decide(self, identity: wire.Identity, data: Enriched, traceparent: str) -> _Decided:
-        rule = rules.choose(self._routing.rules, rules.facts(data, identity.device), data.received_s)
-        if rule is None:
-            return _Decided(identity, data, traceparent, self._routing.otherwise, None, [])
-        heard = data.alarm.state == "begin" or rule.ends
-        return _Decided(identity, data, traceparent, rule.level, rule, list(rule.targets) if heard else [])
+    def _decide(self, routing: Routing, taken: Sequence[tuple[wire.Identity, Enriched, str]]) -> list[_Decided]:
+        begun = {(one.device, data.alarm.alarm_id) for one, data, _ in taken if data.alarm.state == "begin"}
+        ended = [(one.device, data.alarm.alarm_id) for one, data, _ in taken if data.alarm.state == "end"]
+        ways = self._beginnings.find(key for key in ended if key not in begun)
+        decided = []
+        for identity, data, traceparent in taken:
+            key, begins = (identity.device, data.alarm.alarm_id), data.alarm.state == "begin"
+            way = None if begins else ways.get(key)
+            if way is None:
+                rule = rules.choose(routing.rules, rules.facts(data, identity.device), data.received_s)
+                level = routing.otherwise if rule is None else rule.level
+            else:  # a rule that is gone since then tells nobody
+                rule, level = next((one for one in routing.rules if one.name == way.rule), None), way.level
+            if begins:
+                ways[key] = Way(level, "" if rule is None else rule.name)
+                self._beginnings.note(key, ways[key])
+            targets = list(rule.targets) if rule is not None and (begins or rule.ends) else []
+            decided.append(_Decided(identity, data, traceparent, level, rule, targets))
+        return decided
 
     def _write_down(self, bodies: Sequence[tuple[_Decided, bytes]]) -> list[tuple[_Decided, bytes]]:
         now = time.time()

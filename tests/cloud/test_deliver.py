@@ -201,7 +201,7 @@ def route(engine: Engine, text: str, *seqs: int) -> None:
         data = Enriched(alarm(f"a{seq}"), "t", T, Context(group="g"), T)
         content = make_enriched(wire.Identity("d1", OUTBOX, seq), data)
         records.append(Record(topics.ALARMS_ENRICHED, 0, seq, "d1", content, T))
-    RouteStage(parse(text, "t"), engine).process("b", records)
+    RouteStage(lambda: parse(text, "t"), engine).process("b", records)
 
 
 def states(engine: Engine) -> dict[tuple[int, str], tuple[str, int]]:
@@ -217,7 +217,7 @@ def delivering(engine: Engine, text: str) -> Iterator[Metrics]:
 
     def run() -> None:
         try:
-            Deliver(parse(text, "t"), engine, metrics, stop).run()
+            Deliver(lambda: parse(text, "t"), engine, metrics, stop).run()
         except BaseException as error:  # noqa: BLE001  # told below
             errors.append(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import TensorProto, helper
 
 from cloud.config import CloudConfig, EnrichModel
 from cloud.store import schema, tables
+from cloud.stream import watched
+from cloud.stream.deadline import Deadline, LateError
 from cloud.stream.enrich import EnrichStage
 from cloud.stream.kafka import Record
 from cloud.stream.model import Model
@@ -19,6 +22,7 @@ from cloud_events import DIGEST, OUTBOX, alarm, body, new_store
 from covey import topics, wire
 from covey.errors import ConfigError
 from covey.wire_alarms import Context, decode_enriched
+from processes import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,3 +233,86 @@ def test_a_model_that_does_not_fit_is_told(tmp_path: Path, features: list[str], 
     path = write_model(tmp_path / "m.onnx", [1.0, 1.0, 1.0]).path
     with pytest.raises(ConfigError, match=told):
         Model(EnrichModel(path, features))
+
+
+def endless(path: Path) -> EnrichModel:
+    """Adds nothing to its input, 10^15 times."""
+    row, truth = ["B", 1], helper.make_tensor_value_info
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["v", "zero"], ["w"])],
+        "turn",
+        [truth("n", TensorProto.INT64, []), truth("go", TensorProto.BOOL, []), truth("v", TensorProto.FLOAT, row)],
+        [truth("on", TensorProto.BOOL, []), truth("w", TensorProto.FLOAT, row)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "yes", "x"], ["y"], body=inner)],
+        "long",
+        [truth("x", TensorProto.FLOAT, row)],
+        [truth("y", TensorProto.FLOAT, row)],
+        [
+            helper.make_tensor("turns", TensorProto.INT64, [], [10**15]),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return EnrichModel(str(path), ["score_ratio"], timeout_s=0.2)
+
+
+def test_a_model_that_never_ends_holds_up_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, engine = new_store(tmp_path)
+    put_device(engine, "d1")
+    failed: list[int] = []
+    stage = stage_of(engine, failed, enrich={"model": endless(tmp_path / "long.onnx")})
+    for n in range(1, 21):  # each would wait .2 s if it was asked again
+        [found] = contexts(stage, record(body(n, alarm(f"a{n}"))))
+        assert found.model is None
+    assert sum(failed) == 20
+    told = [one.message for one in caplog.records if one.name == "cloud.enrich"]
+    assert "an answer within 0.2 s expected, none came; 1 alarms go on" in told[0]
+    assert all("still at work" in one or "not asked for 30 s" in one for one in told[1:])
+
+
+def test_a_late_call_is_asked_to_end_and_the_next_is_made_after_a_rest() -> None:
+    deadline, released = Deadline("test", rest_s=0.05), threading.Event()
+    assert deadline.call(lambda: 7, 10.0, released.set) == 7
+    with pytest.raises(ZeroDivisionError):
+        deadline.call(lambda: 1 // 0, 10.0, released.set)
+    assert not released.is_set()
+    with pytest.raises(LateError, match=r"an answer within 0\.01 s expected"):
+        deadline.call(lambda: released.wait(30), 0.01, released.set)
+
+    def answered() -> bool:
+        try:
+            return bool(deadline.call(lambda: True, 10.0, released.set))
+        except LateError:
+            return False
+
+    wait_for(answered, 10, "it is asked again")
+
+
+def test_a_model_whose_file_is_changed_is_read_anew_and_a_bad_one_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "LOOK_S", 0.0)
+    _, engine = new_store(tmp_path)
+    put_device(engine, "d1")
+    failed: list[int] = []
+    refused: list[int] = []
+    path = tmp_path / "judge.onnx"
+    path.write_bytes(b"junk")
+    config = CloudConfig(enrich={"model": EnrichModel(str(path), ["score_ratio", "confidence", "share.acc.z"])})
+    stage = EnrichStage(config, engine, failed.append, None, lambda: refused.append(1))
+
+    def said(n: int) -> float | None:
+        [found] = contexts(stage, record(body(n, alarm(f"a{n}"))))
+        return None if found.model is None else round(found.model.value, 3)
+
+    assert (said(1), sum(failed), len(refused)) == (None, 1, 1)
+    write_model(path, [1.0, 0.0, 0.0])
+    assert said(2) == 1.5  # score 3 over threshold 2
+    path.write_bytes(b"junk again")
+    assert (said(3), said(4), len(refused)) == (1.5, 1.5, 2)
+    write_model(path, [2.0, 0.0, 0.0])
+    assert (said(5), len(refused)) == (3.0, 2)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import sqlalchemy as sa
 
 from cloud.store import schema, tables
+from cloud.store.writer import Received, write_batch
 from cloud.stream.kafka import Record
 from cloud.stream.route import RouteStage, Told, is_quiet
 from cloud.stream.rules_file import parse
 from cloud_events import OUTBOX, alarm, new_store
 from covey import topics, wire
-from covey.wire_alarms import Context, Enriched, decode_routed, make_enriched
+from covey.wire_alarms import ROUTED_TYPE, Context, Enriched, decode_routed, make_enriched
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy.engine import Engine
+
+    from cloud.stream.stage import Made
 
 T = 1_770_000_000.0
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -52,7 +56,8 @@ sender = "covey@example.org"
 
 
 def record(seq: int, received_s: float = T, device: str = "d1", state: str = "begin", **changes: Any) -> Record:
-    data = Enriched(alarm(f"a{seq}", state, **changes), "t", received_s, Context(group="g"), received_s)
+    alarm_id = changes.pop("alarm_id", f"a{seq}")
+    data = Enriched(alarm(alarm_id, state, **changes), "t", received_s, Context(group="g"), received_s)
     content = make_enriched(wire.Identity(device, OUTBOX, seq), data, TRACE)
     return Record(topics.ALARMS_ENRICHED, 0, seq, device, content, received_s)
 
@@ -65,7 +70,7 @@ def rows(engine: Engine) -> list[tuple[str, int, str]]:
 
 
 def stage_of(engine: Engine) -> RouteStage:
-    return RouteStage(parse(RULES, "t"), engine)
+    return RouteStage(lambda: parse(RULES, "t"), engine)
 
 
 def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_path: Path) -> None:
@@ -116,6 +121,54 @@ def test_ends_are_routed_and_told_only_where_the_rule_says(tmp_path: Path) -> No
     made = stage_of(engine).process("b", [record(1, state="end"), record(2, state="end", top_channel="acc.z")])
     assert [one.topic for one in made.messages] == [topics.ALARMS_HIGH, topics.ALARMS_HIGH]
     assert rows(engine) == [("d1", 2, "ops")]
+
+
+def ways(made: Made) -> list[tuple[str, str]]:
+    """(topic, rule) of each message."""
+    return [(one.topic, decode_routed(one.value)[1].rule) for one in made.messages]
+
+
+def test_an_end_goes_where_its_beginning_went_whatever_its_own_figures_say(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    stage = stage_of(engine)
+    begin = record(1, top_channel="acc.z")
+    end = record(2, state="end", alarm_id="a1", top_channel="baro")  # by itself no rule would fit, and low
+    assert ways(stage.process("b", [begin, end])) == [(topics.ALARMS_HIGH, "acc"), (topics.ALARMS_HIGH, "acc")]
+    assert rows(engine) == [("d1", 1, "ops"), ("d1", 2, "ops")]  # that rule tells of ends
+    low = [record(3, top_channel="baro"), record(4, state="end", alarm_id="a3", top_channel="motor.m1")]
+    assert ways(stage.process("b", low[:1])) == [(topics.ALARMS_LOW, "")]
+    assert ways(stage.process("b", low[1:])) == [(topics.ALARMS_LOW, "")]
+    assert len(rows(engine)) == 2
+
+
+def test_an_instance_that_has_not_seen_the_beginning_asks_the_store(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    [begun] = stage_of(engine).process("b", [record(1, top_channel="acc.z")]).messages
+    identity, data, _ = decode_routed(begun.value)
+    said = wire.Event("1.0", str(identity), "", ROUTED_TYPE, "", msgspec.Raw(b"null"))
+    write_batch(engine, "b", {}, [Received(identity, said, data, begun.value, T, begun.topic)])
+    end = record(2, state="end", alarm_id="a1", top_channel="baro")
+    assert ways(stage_of(engine).process("b", [end])) == [(topics.ALARMS_HIGH, "acc")]
+    other = record(2, device="d2", state="end", alarm_id="a1", top_channel="baro")  # another device's alarm of that id
+    assert ways(stage_of(engine).process("b", [other])) == [(topics.ALARMS_LOW, "")]
+
+
+def test_an_end_whose_rule_is_gone_keeps_its_level_and_tells_nobody(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    now = [parse(RULES, "t")]
+    stage = RouteStage(lambda: now[0], engine)
+    stage.process("b", [record(1, top_channel="acc.z")])
+    now[0] = parse('otherwise = "low"', "t")
+    assert ways(stage.process("b", [record(2, state="end", alarm_id="a1")])) == [(topics.ALARMS_HIGH, "")]
+    assert rows(engine) == [("d1", 1, "ops")]
+
+
+def test_a_store_that_is_away_does_not_hold_up_ends(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    with schema.write(engine) as connection:
+        connection.execute(sa.text("ALTER TABLE routings RENAME TO away"))
+    made = stage_of(engine).process("b", [record(2, state="end", alarm_id="a1", top_channel="baro")])
+    assert ways(made) == [(topics.ALARMS_LOW, "")]  # by its own figures
 
 
 def test_what_is_not_enriched_is_a_dead_letter(tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_an_alarm_reaches_its_webhook_and_the_stages_tell_of_themselves(tmp_path
             assert processed["route", "high"] == 1.0
             for wanted in ("covey_stage_expected_lag_messages", "covey_stage_consumers_wanted", "covey_delivery_tries"):
                 assert families[wanted].samples
+            # Other rules hold without a new start, and bad ones change nothing.
+            rules = RULES.format(port=hook.port).replace('"high"', '"low"').replace('"all"', '"now low"')
+            (tmp_path / "rules.toml").write_text(rules)
+            wait_for(lambda: "read anew" in process.log.read_text(), 20, "the changed rules are read")
+            (tmp_path / "rules.toml").write_text("otherwise = 1")
+            refused = 'covey_files_refused_total{file="rules"} 1.0'
+            wait_for(lambda: refused in get(port, "/metrics")[1], 20, "the bad rules are refused")
+            producer.produce(topics.ALARMS, body(2, alarm("a2")), "d1")
+            assert producer.flush(10) == 0
+            second = f"d1/{OUTBOX}/2"
+            wait_for(lambda: hook.seen[second] == 1, 30, "the webhook is told again")
+            [told] = hook.bodies[second]
+            data = json.loads(told)["data"]
+            assert (data["rule"], data["level"]) == ("now low", "low")
         finally:
             process.stop()
             hook.close()
