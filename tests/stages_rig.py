@@ -1,4 +1,4 @@
-"""Every stage in a process of its own on one Apache Kafka, a webhook that counts, a load of alarms, and kills: what became of each alarm.
+"""Stages in processes of their own on one Apache Kafka, a webhook that counts, a load of alarms, and kills: what became of each alarm.
 
 Judged at each place where a repeat or a loss can be seen: rows of the store, committed messages of covey.alarms.enriched and of
 covey.alarms.high and .low, rows of deliveries, and what the webhook was sent.
@@ -12,18 +12,22 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import httpx
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
-from cloud_events import alarm, body, cloud_process
+from cloud.store import schema, tables
+from cloud_events import OUTBOX, alarm, body, cloud_process, summary
 from covey import topics
 from covey.wire_alarms import decode_enriched, decode_routed
 from processes import free_port, wait_for
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Mapping
     from pathlib import Path
 
     from typing_extensions import Self
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 STAGES = ("store", "enrich", "route", "deliver")
 PARTITIONS = 3
 DEVICES = 12
+OTHER_OUTBOX = "ffeeddccbbaa9988"  # of summaries: each of the two counts without gaps
 RULES = """
 [[rules]]
 name = "all"
@@ -78,32 +83,44 @@ class Hook:
 
 
 class Stages:
-    """The processes. Use in `with`."""
+    """The processes. Use in `with`.
 
-    def __init__(self, folder: Path, broker: Kafka, store: str = "") -> None:
-        """`store`: its URL; an SQLite file in the folder without."""
+    Args:
+        folder: for their logs, the repository and an SQLite store.
+        broker: with its topics made.
+        store: URL; a new SQLite store by default.
+        processes: name -> stages that it runs; each stage in one of its own by default.
+    """
+
+    def __init__(
+        self, folder: Path, broker: Kafka, store: str = "", processes: Mapping[str, str] | None = None
+    ) -> None:
         self.folder, self.broker = folder, broker
         folder.mkdir(parents=True, exist_ok=True)
         self.store = store or f"sqlite:///{folder / 'store.db'}"
+        self.plan = processes or {stage: stage for stage in STAGES}
         self.hook = Hook()
         self.rules = folder / "rules.toml"
         self.rules.write_text(RULES.format(port=self.hook.port))
         self.processes: dict[str, Process] = {}
+        self.ports: dict[str, int] = {}  # of health and metrics
         self.more: list[Process] = []
         self.runs = 0
-        self.produced: set[str] = set()
+        self.produced: set[str] = set()  # alarms
+        self.summaries: set[str] = set()
         self.lock = threading.Lock()
         self._producing = threading.Event()
         self._load: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         try:
-            for stage in STAGES:
-                self.start(stage)
-                self.ready(stage)
+            for name in self.plan:
+                self.start(name)
+                self.ready(name)
         except BaseException:
             self.__exit__()
             raise
+        self.engine = schema.open_store(self.store, create=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,34 +130,59 @@ class Stages:
         for process in (*self.processes.values(), *self.more):
             process.stop()
         self.hook.close()
+        if hasattr(self, "engine"):
+            self.engine.dispose()
 
-    def start(self, stage: str) -> None:
-        self.processes[stage] = self._started(stage)
+    def start(self, name: str) -> None:
+        self.ports[name] = free_port()
+        self.processes[name] = self._started(self.plan[name], self.ports[name])
 
     def add(self, stage: str) -> Process:
         """A second instance, once it has partitions."""
-        process = self._started(stage)
+        process = self._started(stage, 0)
         self.more.append(process)
         wait_for(lambda: re.search(r": reading [1-9]", process.tail(200)), 60, f"{stage} shares: {process.tail()}")
         return process
 
-    def _started(self, stage: str) -> Process:
+    def _started(self, stages: str, port: int) -> Process:
         self.runs += 1
-        options = ["--kafka", self.broker.bootstrap, "--store", self.store, "--stages", stage]
+        options = ["--kafka", self.broker.bootstrap, "--store", self.store, "--stages", stages]
         options += ["--repository-dir", str(self.folder / "repo"), "--rules", str(self.rules)]
-        return cloud_process(self.folder, f"{stage}-{self.runs}", "run", *options).start()
+        options += ["--health-port", str(port)]
+        return cloud_process(self.folder, f"{stages}-{self.runs}".replace(",", "-"), "run", *options).start()
 
-    def ready(self, stage: str) -> None:
-        word = "deliver;" if stage == "deliver" else "reading"
-        wait_for(lambda: word in self.processes[stage].tail(200), 40, f"{stage} runs: {self.processes[stage].tail()}")
+    def ready(self, name: str) -> None:
+        """Wait until each of its stages has partitions."""
+        process, url = self.processes[name], f"http://127.0.0.1:{self.ports[name]}/readyz"
 
-    def load(self, per_s: float) -> None:
-        """Alarms, begun and ended in turn, until `finish`."""
+        def reads() -> bool:
+            assert process.alive, process.tail()
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(url, timeout=2).status_code == 200
+            return False
+
+        wait_for(reads, 40, f"{name} reads")
+
+    def processed(self, name: str) -> dict[str, float]:
+        """Stage -> messages that a process has done since its start; `deliver`: what its webhook took."""
+        text = httpx.get(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=5).text
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "covey_stage_processed_total":
+                    stage = sample.labels["stage"]
+                    found[stage] = found.get(stage, 0.0) + sample.value
+                elif sample.name == "covey_delivery_tries_total" and sample.labels["result"] == "taken":
+                    found["deliver"] = found.get("deliver", 0.0) + sample.value
+        return found
+
+    def load(self, per_s: float, *, summaries: bool = False) -> None:
+        """Alarms, begun and ended in turn, until `finish`; with summaries, one after each, of the next device."""
         self._producing.set()
-        self._load = threading.Thread(target=self._produce, args=(per_s,), daemon=True)
+        self._load = threading.Thread(target=self._produce, args=(per_s, summaries), daemon=True)
         self._load.start()
 
-    def _produce(self, per_s: float) -> None:
+    def _produce(self, per_s: float, summaries: bool) -> None:
         producer = Producer({"bootstrap.servers": self.broker.bootstrap, "enable.idempotence": True, "linger.ms": 5})
         n, began = 0, time.monotonic()
         while self._producing.is_set():
@@ -149,17 +191,23 @@ class Stages:
                 data = alarm(f"a{(seq + 1) // 2}", "begin" if seq % 2 else "end")
                 producer.produce(topics.ALARMS, body(seq, data, device=device), device)
                 with self.lock:
-                    self.produced.add(f"{device}/00112233aabbccdd/{seq}")
+                    self.produced.add(f"{device}/{OUTBOX}/{seq}")
                 n += 1
+                if summaries:
+                    device = f"d{n % DEVICES}"
+                    content = body(seq, summary(seq), device=device, outbox=OTHER_OUTBOX)
+                    producer.produce(topics.SUMMARIES, content, device)
+                    with self.lock:
+                        self.summaries.add(f"{device}/{OTHER_OUTBOX}/{seq}")
             producer.poll(0.01)
         assert producer.flush(30) == 0
 
-    def kill(self, stage: str, rng: random.Random) -> None:
+    def kill(self, name: str, rng: random.Random) -> None:
         """Kill it at some moment under load, and have it again."""
         time.sleep(rng.uniform(0.05, 0.6))  # the moment of a kill is what is tried, nothing waits for it
-        self.processes[stage].kill9()
-        self.start(stage)
-        self.ready(stage)
+        self.processes[name].kill9()
+        self.start(name)
+        self.ready(name)
 
     def finish(self, timeout_s: float) -> dict[str, int]:
         """End the load, wait until all is through or the time is up, and count."""
@@ -171,33 +219,30 @@ class Stages:
         return self.verdict()
 
     def _through(self) -> bool:
-        expected = len(self.produced)
-        return all(
-            self._asked(query)[0][0] >= expected
-            for query in (
-                "SELECT count(*) FROM events",
-                "SELECT count(*) FROM routings",
-                "SELECT count(*) FROM deliveries WHERE state = 'delivered'",
-            )
-        )
+        def count(table: sa.Table, *which: sa.ColumnElement[bool]) -> int:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(table).where(*which)).scalar_one())
 
-    def _asked(self, query: str) -> list[tuple[Any, ...]]:
-        engine = sa.create_engine(self.store)
-        try:
-            with engine.connect() as connection:
-                return [tuple(row) for row in connection.exec_driver_sql(query)]
-        finally:
-            engine.dispose()
+        with schema.read(self.engine) as connection:
+            return (
+                count(tables.events) >= len(self.produced) + len(self.summaries)
+                and min(count(tables.enrichments), count(tables.routings)) >= len(self.produced)
+                and count(tables.deliveries, tables.deliveries.c.state == "delivered") >= len(self.produced)
+            )
 
     def verdict(self) -> dict[str, int]:
         """Lost and repeated at each place; all 0 but `webhook_repeated`, which counts repeats under the same id."""
         want = self.produced
         found: dict[str, int] = {"produced": len(want)}
-        for table in ("events", "enrichments", "routings", "deliveries"):
-            rows = self._asked(f"SELECT device, outbox, seq FROM {table}")  # noqa: S608  # names of our own
-            found |= _judge(table, ["{}/{}/{}".format(*row) for row in rows], want)
-        [[still]] = self._asked("SELECT count(*) FROM deliveries WHERE state <> 'delivered'")
-        found["deliveries_open"] = int(still)
+        with schema.read(self.engine) as connection:
+            for table in (tables.events, tables.enrichments, tables.routings, tables.deliveries):
+                rows = connection.execute(sa.select(table.c.device, table.c.outbox, table.c.seq))
+                names = ["{}/{}/{}".format(*row) for row in rows]
+                found |= _judge(table.name, names, want | self.summaries if table is tables.events else want)
+            query = sa.select(sa.func.count()).where(tables.deliveries.c.state != "delivered")
+            found["deliveries_open"] = int(connection.execute(query).scalar_one())
+            # What devices' rows have counted: a repeat that was stored would show here, too.
+            windows = connection.execute(sa.select(sa.func.sum(tables.devices.c.windows))).scalar_one()
+            found["windows_wrong"] = int(windows or 0) - 10 * len(self.summaries)
         enriched = [str(decode_enriched(value)[0]) for value in read_all(self.broker, [topics.ALARMS_ENRICHED])]
         routed = [
             str(decode_routed(value)[0]) for value in read_all(self.broker, [topics.ALARMS_HIGH, topics.ALARMS_LOW])

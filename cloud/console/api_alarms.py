@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from litestar import Request, get, post
 from litestar.params import Parameter
@@ -90,8 +91,8 @@ def list_alarms(
 @get("/api/alarms/{device:str}/{alarm_id:str}", **reads("viewer", 404, name="alarm"))
 @threaded
 def one_alarm(console: Console, device: str, alarm_id: str) -> AlarmWhole:
-    """An alarm, whole, with its why."""
-    return _whole(console, device, alarm_id)
+    """An alarm, whole, with its why. Its id is percent-encoded: it may hold `/`."""
+    return _whole(console, unquote(device), unquote(alarm_id))
 
 
 @post("/api/alarms/{device:str}/{alarm_id:str}/verdict", **changes("operator", 404, name="judge_alarm"))
@@ -99,7 +100,8 @@ def one_alarm(console: Console, device: str, alarm_id: str) -> AlarmWhole:
 def judge_alarm(
     console: Console, request: Request[Any, Any, Any], device: str, alarm_id: str, data: Judgement
 ) -> AlarmWhole:
-    """Say what an alarm was, or take the last of that back."""
+    """Say what an alarm was, or take the last of that back. Its id is percent-encoded: it may hold `/`."""
+    device, alarm_id = unquote(device), unquote(alarm_id)
     judge.judge(console.engine, [(device, alarm_id)], data.verdict, data.note, actor_of(request))
     return _whole(console, device, alarm_id)
 

@@ -14,7 +14,7 @@ from litestar.exceptions import NotFoundException
 
 FOLDER = Path(__file__).parent / "static"
 INDEX = "index.html"
-_PAGE = re.compile(r"/(inbox|rollouts|learning(/[^/]+)?|system|login|admin|devices(/[^/]+)?|why/[^/]+/.+)?/?")
+_PAGE = re.compile(r"/(inbox|rollouts|learning(/[^/]+)?|system|login|admin|devices(/[^/]+)?|why/.+)?/?")
 _TEXT = re.compile(r"text/|application/(javascript|json)|image/svg")
 _LEVEL = 9
 

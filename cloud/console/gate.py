@@ -1,5 +1,7 @@
 """In front of every route and file: which hosts are answered, who asks, how often, and the headers of every response.
 
+Paths of alarms go on as they were sent, `%2F` and all: api_alarms.py decodes their parts.
+
 Refuses a request for another host name, so that a page of some other site that has its name point here (DNS rebinding) reads nothing.
 """
 
@@ -31,6 +33,7 @@ _HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=()"),
 ]
+_IN_PARTS = b"/api/alarms/"  # routes that decode each part of their path themselves
 _YEAR = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -53,6 +56,9 @@ class Gate:
                 message = {**message, "headers": [*message.get("headers", []), *self._headers]}
             await send(message)
 
+        if scope["raw_path"].startswith(_IN_PARTS):
+            # As it was sent: an alarm's id may hold `/`, and decoded it would end a part of the path.
+            scope["path"] = scope["raw_path"].decode("latin-1")
         try:
             self._check_host(scope)
             if scope["path"].startswith("/api/"):

@@ -45,7 +45,7 @@ def settle(engine: Engine, subject: str, wanted_name: str, role: Role | None, ad
     """
     name = _NOT_IN_NAMES.sub("-", wanted_name).lstrip("._@+-")[:56] or "oidc"
     table = tables.accounts
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         row = connection.execute(sa.select(table).where(table.c.subject == subject)).first()
         if row is None:
             waiting = sa.and_(table.c.name == name, table.c.subject == "", table.c.password_hash == "")

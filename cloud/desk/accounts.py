@@ -63,7 +63,7 @@ def add(engine: Engine, name: str, role: Role, password: str | None, actor: Acto
         raise UsageError(f"account: 1-64 letters, digits, `._@+-` expected, {name[:80]!r} received")
     _check_role(role)
     hashed = "" if password is None else hash_password(password)
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         if _row(connection, name) is not None:
             raise NameTaken(f"account {name}: a new name expected, there is one")
         values = {"name": name, "role": role, "password_hash": hashed, "disabled": False, "created_s": time.time()}
@@ -94,7 +94,7 @@ def change(
         values["password_hash"] = hash_password(password)
     if disabled is not None:
         values["disabled"] = disabled
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         _known(connection, name)
         if not values:
             return
@@ -113,7 +113,7 @@ def remove(engine: Engine, name: str, actor: Actor) -> None:
         UsageError: it is the last admin who can log in, and others would be left.
         UnknownName: there is no such account.
     """
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         _known(connection, name)
         connection.execute(sa.delete(tables.accounts).where(tables.accounts.c.name == name))
         _check_admin_left(connection)

@@ -38,7 +38,7 @@ def command(engine: Engine, device: str, kind: Literal["ping", "summarise"], act
     if kind not in ("ping", "summarise"):
         raise UsageError(f"kind: ping or summarise expected, {kind[:40]!r} received")
     table = tables.devices
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         state = connection.execute(sa.select(table.c.state).where(table.c.device == device)).scalar_one_or_none()
         if state is None:
             raise UnknownName(f"device: one that is known expected, {device[:80]!r} received")

@@ -42,7 +42,7 @@ def add(engine: Engine, device: str, group: str, labels: Mapping[str, str], acto
         )
     _check_group(group)
     kept = _merged({}, labels, device)
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         if _row(connection, device) is not None:
             raise NameTaken(f"{device}: a new device expected, it is known already")
         connection.execute(
@@ -64,7 +64,7 @@ def move(engine: Engine, device: str, group: str, base_url: str, actor: Actor) -
         UnknownName: the device is not known.
     """
     _check_group(group)
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         before = _known(connection, device).group
         if before == group:
             return None
@@ -85,7 +85,7 @@ def label(engine: Engine, device: str, labels: Mapping[str, str | None], actor: 
         UsageError: a key or value is none, or there would be more than 32.
         UnknownName: the device is not known.
     """
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         kept = _merged(msgspec.json.decode(_known(connection, device).labels, type=dict[str, str]), labels, device)
         _set(connection, device, labels=_json(kept))
         told = ", ".join(f"-{key}" if value is None else f"{key}={value}" for key, value in labels.items())
@@ -99,7 +99,7 @@ def set_state(engine: Engine, device: str, state: Literal["active", "retired"], 
     Raises:
         UnknownName: the device is not known.
     """
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         if _known(connection, device).state == state:
             return
         _set(connection, device, state=state)
@@ -113,7 +113,7 @@ def set_parameters(engine: Engine, device: str, changes_: Mapping[str, object], 
         UsageError: no release is wanted of it yet, or a parameter is unknown or out of bounds.
         UnknownName: the device is not known.
     """
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         _known(connection, device)
         parameters = desired.change_parameters(connection, device, changes_)
         _set(connection, device)

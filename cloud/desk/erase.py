@@ -42,10 +42,13 @@ def forget(engine: Engine, device: str, actor: Actor) -> dict[str, Any]:
         UnknownName: the device is not known.
     """
     hashed = hashlib.sha256(device.encode()).hexdigest()
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         table = tables.devices
         if connection.execute(sa.select(table.c.device).where(table.c.device == device)).first() is None:
             raise UnknownName(f"device: one that is known expected, {device[:80]!r} received")
+        if connection.dialect.name == "postgresql":
+            # A batch that is under way ends first, and the next one waits: it would leave what it has of the device behind.
+            connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
         if connection.dialect.name == "sqlite":  # deleted rows are overwritten, not only unlinked
             connection.exec_driver_sql("PRAGMA secure_delete=ON")
         erased = _erase(connection, device, hashed)

@@ -57,7 +57,7 @@ def judge(engine: Engine, alarms: Sequence[tuple[str, str]], verdict: Verdict, n
         raise UsageError(f"at most {MAX_AT_ONCE} alarms at once expected, {len(alarms)} received")
     if len(note) > MAX_NOTE:
         raise UsageError(f"note: at most {MAX_NOTE} characters expected, {len(note)} received")
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         return sum(_judge(connection, device, alarm_id, verdict, note, actor) for device, alarm_id in alarms)
 
 

@@ -33,7 +33,7 @@ def record_releases(engine: Engine, releases: Iterable[Release]) -> None:
 
     They belong to nobody until they are assigned.
     """
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         for release in releases:
             _record(connection, release, wide=False)
 
@@ -57,7 +57,7 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
     if bad:
         raise UsageError(f"--to: a device name expected, {bad[0][:80]!r} received")
     table = tables.devices
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         _record(connection, release, wide=not to)
         tell_learning(connection, [_step("release", release, detail=release.note)])
         for name in to:
@@ -92,7 +92,7 @@ def adopt(engine: Engine, base_url: str) -> list[str]:
     with schema.read(engine) as connection:  # most of the time there is none, and no lock is taken
         if connection.execute(query.limit(1)).first() is None:
             return []
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         rows = connection.execute(query).mappings().all()
         for row in rows:
             _want(connection, row["device"], release_of(row), base_url)
@@ -151,7 +151,7 @@ def republish(engine: Engine, base_url: str) -> int:
     Where the repository has moved to another address meanwhile, it is a new revision with that address.
     """
     table = tables.desired
-    with schema.write(engine) as connection:
+    with schema.write(engine, alone=True) as connection:
         rows = connection.execute(sa.select(table).order_by(table.c.device)).all()
         for row in rows:
             message = wire.decode(wire.Desired, row.message)

@@ -79,7 +79,7 @@ def forget(
     for device, outbox in outboxes:
         after = 0
         while after >= 0 and not _stopped(stop):
-            with schema.read(engine) if dry_run else schema.write(engine) as connection:
+            with schema.read(engine) if dry_run else schema.write(engine, alone=True) as connection:
                 after, count = _page(connection, config, (device, outbox, after), now_s, dry_run=dry_run)
             if count:
                 found["events"] = found.get("events", 0) + count
@@ -179,7 +179,7 @@ def _delete(engine: Engine, one: _Old, cut_s: float, stop: threading.Event | Non
         with schema.read(engine) as connection:
             return int(connection.execute(sa.select(sa.func.count()).select_from(table).where(which)).scalar_one())
     while not _stopped(stop):
-        with schema.write(engine) as connection:
+        with schema.write(engine, alone=True) as connection:
             rows = connection.execute(sa.select(*key).where(which).limit(PAGE)).all()
             for row in rows:
                 mine = sa.and_(*(column == value for column, value in zip(key, row, strict=True)))

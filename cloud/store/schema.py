@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = migrations.HEAD
 UPGRADE_LOCK = 0x636F766579  # "covey": of PostgreSQL's advisory locks, so that two processes do not both upgrade
+ALONE_LOCK = UPGRADE_LOCK + 1  # of transactions that must not run beside each other
 BUSY_TIMEOUT_MS = 5_000  # how long one process waits for another's transaction
 
 
@@ -77,13 +78,20 @@ def _engine(url: str, *, create: bool) -> Engine:
 
 
 @contextmanager
-def write(engine: Engine) -> Iterator[Connection]:
-    """A transaction that takes the write lock at once, so that what it reads is what it changes.
+def write(engine: Engine, *, alone: bool = False) -> Iterator[Connection]:
+    """A transaction that may write. SQLite has one at a time, which takes the lock at once; PostgreSQL has many.
+
+    Args:
+        engine: an open store.
+        alone: for who decides by what it reads: no other such transaction runs meanwhile, so what people change and retention deletes
+            stays as it was read. The stages' batches go on beside it on PostgreSQL; they decide by keys.
 
     Raises:
         StoreError: the store refuses or is out of reach; nothing of the transaction is kept.
     """
     with told(str(engine.url)), engine.connect().execution_options(covey_write=True) as connection, connection.begin():
+        if alone and connection.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ALONE_LOCK})
         yield connection
 
 

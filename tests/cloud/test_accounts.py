@@ -10,11 +10,10 @@ import sqlalchemy as sa
 
 from cloud.desk import accounts, audit
 from cloud.store import schema, tables
-from cloud_events import new_store
 from covey.errors import NameTaken, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -23,10 +22,11 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    engine = new_store(tmp_path)[1]
-    accounts.add(engine, "ada", "admin", PASSWORD, ME)
-    return engine
+def engine(store_url: str) -> Iterator[Engine]:
+    made = schema.open_store(store_url)
+    accounts.add(made, "ada", "admin", PASSWORD, ME)
+    yield made
+    made.dispose()
 
 
 def log_in(engine: Engine, name: str) -> None:

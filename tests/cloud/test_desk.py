@@ -12,6 +12,7 @@ from cloud.desk import audit, commands, devices, erase, judge
 from cloud.learn import desired
 from cloud.learn.releases import Release
 from cloud.store import reader, schema, tables
+from cloud.store.schema import open_store
 from cloud.store.writer import write_batch
 from cloud_events import DIGEST, OUTBOX, T0, alarm, new_store, received
 from covey import topics, wire
@@ -19,6 +20,7 @@ from covey.errors import NameTaken, UnknownName, UsageError
 from covey.wire_alarms import Feedback
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy.engine import Engine
@@ -28,8 +30,10 @@ URL = "http://127.0.0.1:1"
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return new_store(tmp_path)[1]
+def engine(store_url: str) -> Iterator[Engine]:
+    made = open_store(store_url)
+    yield made
+    made.dispose()
 
 
 def device(engine: Engine, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cloud.cli import app
 from cloud.desk import accounts
 from cloud.store.schema import open_store
 from cloud.store.writer import write_batch
-from cloud_events import alarm, new_store, received
+from cloud_events import alarm, received
 from covey.cli import one_line
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    url, engine = new_store(tmp_path)
+def store(store_url: str) -> str:
+    engine = open_store(store_url)
     write_batch(engine, "b", {}, [received(1, alarm()), received(1, alarm("a2"), device="d2")])
     engine.dispose()
-    return url
+    return store_url
 
 
 def cloud(*words: str) -> tuple[int, str, str]:

@@ -16,7 +16,7 @@ from cloud.cli import app
 from cloud.desk import accounts, audit
 from cloud.store import export, schema, tables
 from cloud.store.writer import write_batch
-from cloud_events import T0, alarm, body, new_store, received
+from cloud_events import T0, alarm, body, received
 from covey.cli import one_line
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ ROWS = 50
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
-    url, engine = new_store(tmp_path)
+def store(store_url: str) -> str:
+    engine = schema.open_store(store_url)
     batch = [received(seq, received_s=T0 + seq) for seq in range(1, ROWS + 1)]
     write_batch(engine, "b", {}, [*batch, received(99, alarm(), received_s=T0)])
     accounts.add(engine, "ada", "admin", "correct horse battery", audit.Actor("x"))
     engine.dispose()
-    return url
+    return store_url
 
 
 def cloud(*words: str) -> tuple[int, str]:

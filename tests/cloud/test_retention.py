@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from cloud.config import RetentionConfig
 from cloud.store import hours, reader, retention, schema, tables
 from cloud.store.retention import forget, ranges
+from cloud.store.schema import open_store
 from cloud.store.writer import write_batch
-from cloud_events import T0, alarm, new_store, received, summary
+from cloud_events import T0, alarm, received, summary
 from covey import wire
 from covey.sketch import Sketch
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -28,8 +29,10 @@ KEEP = RetentionConfig(events_days=30, alarms_days=90)
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return new_store(tmp_path)[1]
+def engine(store_url: str) -> Iterator[Engine]:
+    made = open_store(store_url)
+    yield made
+    made.dispose()
 
 
 def scored(seq: int, *scores: float, end_s: float = T0, **changes: Any) -> wire.Summary:

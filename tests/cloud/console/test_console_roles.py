@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -151,6 +152,23 @@ def test_a_verdict_is_told_to_the_fleet_and_the_audit_log_and_can_be_undone(site
     both = {"alarms": [{"device": "d1", "alarm_id": "a1"}], "verdict": "undone"}
     assert operator.post("/api/verdicts", json=both).json() == {"done": 1}
     assert operator.get("/api/alarms/d1/a1").json()["verdict"] == ""
+
+
+@pytest.mark.parametrize("alarm_id", ["a/b", "/", "a/verdict", "50%2Fx", "é ?#&+;", "a//b/"])
+def test_an_alarm_is_found_and_judged_whatever_its_id_holds(site: Site, alarm_id: str):
+    with schema.write(site.engine) as connection:
+        rig.put_alarm(connection, "d2", alarm_id, state="end", end_s=time.time())
+    path = f"/api/alarms/d2/{quote(alarm_id, safe='')}"
+    assert site.clients["viewer"].get(path).json()["alarm_id"] == alarm_id
+    answer = site.clients["operator"].post(f"{path}/verdict", json={"verdict": "rejected"})
+    assert (answer.status_code, answer.json()["alarm_id"], answer.json()["verdict"]) == (201, alarm_id, "rejected")
+    assert code(site.clients["viewer"].get(f"/api/alarms/d2/{quote(alarm_id + 'x', safe='')}")) == (404, "not_found")
+    assert (
+        site.clients["viewer"]
+        .get(f"/why/d2/{quote(alarm_id, safe='')}")
+        .headers["content-type"]
+        .startswith("text/html")
+    )
 
 
 def test_a_device_is_added_moved_labelled_retired_and_forgotten(site: Site):
