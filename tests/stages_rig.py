@@ -141,7 +141,10 @@ class Stages:
         """A second instance, once it has partitions."""
         process = self._started(stage, 0)
         self.more.append(process)
-        wait_for(lambda: re.search(r": reading [1-9]", process.tail(200)), 60, f"{stage} shares: {process.tail()}")
+        try:
+            wait_for(lambda: re.search(r": reading [1-9]", process.log.read_text()), 60, f"{stage} shares")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {process.tail(2000)}") from None
         return process
 
     def _started(self, stages: str, port: int) -> Process:

@@ -1,4 +1,4 @@
-"""Stages killed under load on Apache Kafka: nothing lost, nothing repeated. The long form: benchmarks/bench_stages_kill.py."""
+"""Stages killed under load on Apache Kafka and SQLite: nothing lost, nothing repeated (PostgreSQL: test_stages_postgres.py). The long form: benchmarks/bench_stages_kill.py."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-def test_stages_killed_added_and_gone_lose_nothing_and_repeat_nothing(tmp_path: Path, store_url: str) -> None:
+def test_stages_killed_added_and_gone_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     rng = random.Random(7)
     with Kafka(tmp_path / "kafka") as broker:
         broker.create_topics(topics.KAFKA_TOPICS, PARTITIONS)
-        with Stages(tmp_path / "stages", broker, store_url) as stages:
+        with Stages(tmp_path / "stages", broker) as stages:
             stages.load(25)
             for stage in STAGES * 2:
                 stages.kill(stage, rng)
