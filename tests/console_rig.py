@@ -34,13 +34,14 @@ HERE = Actor("test", "")
 
 
 class Console:
-    """A running `covey cloud console`."""
+    """A running `covey cloud console`. `config`: of its `[console]`; `cloud`: keys above that table."""
 
     def __init__(self, folder: Path, url: str, scheme: str = "http", **config: Any) -> None:
         self.port = free_port()
         self.base = f"{scheme}://127.0.0.1:{self.port}"
-        lines = [f"store = {json.dumps(url)}", "[console]", f"port = {self.port}"]
-        roles = config.pop("oidc_roles", {})
+        roles, cloud = config.pop("oidc_roles", {}), {"store": url, **config.pop("cloud", {})}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in cloud.items()]
+        lines += ["[console]", f"port = {self.port}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in config.items()]
         lines += ["[console.oidc_roles]", *(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in roles.items())]
         file = folder / f"console-{self.port}.toml"

@@ -9,12 +9,10 @@ from litestar.params import Parameter
 from msgspec import Meta, Struct
 
 from cloud.console import learning_view
-from cloud.console.auth import actor_of, in_thread
+from cloud.console.auth import actor_of
 from cloud.console.context import MAX_ID, After, Console, Limit, Text, changes, reads, threaded
 from cloud.console.learning_view import LearningStep, Release, Run, RunWhole
-from cloud.desk import audit
-from cloud.learn import desired
-from cloud.store import schema
+from cloud.desk import learning
 from covey.errors import UnknownName
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
@@ -74,15 +72,7 @@ def want_release(
     data: Wanted,
 ) -> Assigned:
     """Want a release of its group, or of some devices only."""
-    engine = console.engine
-    release = learning_view.release(engine, group, number)
-    if release is None:
-        raise UnknownName(f"release: one that is known expected, {group[:64]} {number} received")
-    names = desired.assign(engine, release, desired.known_base_url(engine), data.to)
-    with schema.write(engine) as connection:
-        told = f"{len(names)} devices" if not data.to else ", ".join(data.to)
-        audit.record(connection, actor_of(request), "want", f"{group} {number}", told)
-    return Assigned(names)
+    return Assigned(learning.want(console.engine, group, number, data.to, actor_of(request)))
 
 
 @get("/api/learning", **reads("viewer", name="learning"))
@@ -115,14 +105,7 @@ _start = changes("admin", 409, name="start_run")
 @post("/api/runs", status_code=202, **_start)
 async def start_run(console: Console, request: Request[Any, Any, Any]) -> Started:
     """Start a training run as configured."""
-    console.training.start()  # on the main thread
-    actor = actor_of(request)
-
-    def tell() -> None:
-        with schema.write(console.engine) as connection:
-            audit.record(connection, actor, "train", "run")
-
-    await in_thread(tell)
+    await console.training.start(actor_of(request))
     return Started(started=True)
 
 

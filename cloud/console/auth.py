@@ -17,6 +17,7 @@ from cloud.console import sessions
 from cloud.console.limits import Limit, network
 from cloud.console.problems import Refused
 from cloud.console.sessions import Who
+from cloud.console.tries import Tries
 from cloud.desk import accounts, audit
 from cloud.desk.accounts import ROLES
 from cloud.desk.audit import Actor
@@ -48,8 +49,7 @@ class Doors:
     def __init__(self, engine: Engine, config: ConsoleConfig) -> None:
         self._engine, self._config = engine, config
         self.secret = sessions.secret(engine)
-        self._by_name = Limit(config.login_tries, config.login_window_s)
-        self._by_address = Limit(3 * config.login_tries, config.login_window_s)
+        self._tries = Tries(engine, config.login_tries, config.login_window_s)
         self._requests = Limit(max(1, round(10 * config.requests_per_s)), 10.0)
         self._hashing = threading.BoundedSemaphore(_HASHING)
 
@@ -84,7 +84,7 @@ class Doors:
             Refused: 401 wrong name or password, told alike; 429 too many tries.
         """
         role = self._check(name, "-", password, address)
-        self._by_name.forgive(name)
+        self._tries.forgive(name)
         return self.begin(name, role, address)
 
     def begin(self, name: str, role: accounts.Role, address: str) -> tuple[str, Who]:
@@ -106,7 +106,7 @@ class Doors:
             Refused: 401, 429.
         """
         self._check(who.name, who.name, password, address)
-        self._by_name.forgive(who.name)
+        self._tries.forgive(who.name)
 
     def count_address(self, address: str) -> None:
         """Count a login that another proves.
@@ -114,14 +114,13 @@ class Doors:
         Raises:
             Refused: 429, too many from this address.
         """
-        wait_s = self._by_address.wait_s(network(address), time.monotonic())
+        wait_s = self._tries.wait_s(None, address, time.time())
         if wait_s:
             raise Refused(429, f"fewer logins expected: wait {wait_s:.0f} s", retry_s=wait_s)
 
     def _check(self, name: str, by: str, password: str, address: str) -> accounts.Role:
         """A name's role where the password fits; every try counts, of the name and of the address."""
-        now = time.monotonic()
-        wait_s = max(self._by_name.wait_s(name, now), self._by_address.wait_s(network(address), now))
+        wait_s = self._tries.wait_s(name, address, time.time())
         if wait_s:
             # Not in the audit log: who knocks all night must not fill it.
             raise Refused(429, f"fewer logins expected: wait {wait_s:.0f} s", retry_s=wait_s)

@@ -9,14 +9,12 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from cloud.console import pages
-from cloud.learn import desired
 from cloud.store import reader, schema, tables
 from covey import wire
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from cloud.learn.releases import Release as SignedRelease
 
 RUNS = 200  # newest that are listed
 
@@ -98,15 +96,6 @@ def releases(engine: Engine, group: str | None) -> list[Release]:
     """Releases by group and number."""
     rows = reader.releases(engine, group)
     return [Release(**{name: row[name] for name in Release.__struct_fields__}) for row in rows]
-
-
-def release(engine: Engine, group: str, number: int) -> SignedRelease | None:
-    """One release as the repository has it, or None."""
-    table = tables.releases
-    with schema.read(engine) as connection:
-        query = sa.select(table).where(table.c.group == group, table.c.number == number)
-        row = connection.execute(query).mappings().first()
-    return None if row is None else desired.release_of(row)
 
 
 def steps(engine: Engine, limit: int, after: str | None) -> tuple[list[LearningStep], str | None]:

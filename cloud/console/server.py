@@ -66,7 +66,7 @@ def run(
         provider = Provider(ours, doors.secret) if ours.oidc_issuer else None
         if provider is not None:
             stack.callback(provider.close)
-        training = Training(ours.training, config_file)
+        training = Training(engine, ours.training, config_file)
         stack.callback(training.close)
         embedded = embedded_parts(config)
         console = Console(

@@ -53,25 +53,32 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
     Raises:
         UsageError: a name is not a device's.
     """
+    with schema.write(engine, alone=True) as connection:
+        return assign_in(connection, release, base_url, to)
+
+
+def assign_in(connection: Connection, release: Release, base_url: str, to: Sequence[str] = ()) -> list[str]:
+    """What `assign` does, in the caller's transaction (`schema.write`, alone).
+
+    Raises:
+        UsageError: a name is not a device's.
+    """
     bad = [name for name in to if not topics.is_device(name)]
     if bad:
         raise UsageError(f"--to: a device name expected, {bad[0][:80]!r} received")
     table = tables.devices
-    with schema.write(engine, alone=True) as connection:
-        _record(connection, release, wide=not to)
-        tell_learning(connection, [_step("release", release, detail=release.note)])
-        for name in to:
-            statement = schema.insert(connection, table).values({"device": name, "group": release.group})
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["device"], set_={"group": release.group})
-            )
-        query = sa.select(table.c.device).where(table.c.group == release.group).order_by(table.c.device)
-        if to:
-            query = query.where(table.c.device.in_(list(to)))
-        names = [row.device for row in connection.execute(query)]
-        for name in names:
-            _want(connection, name, release, base_url)
-        return names
+    _record(connection, release, wide=not to)
+    tell_learning(connection, [_step("release", release, detail=release.note)])
+    for name in sorted(to):  # as batches do, so that the two do not wait for each other in a circle
+        statement = schema.insert(connection, table).values({"device": name, "group": release.group})
+        connection.execute(statement.on_conflict_do_update(index_elements=["device"], set_={"group": release.group}))
+    query = sa.select(table.c.device).where(table.c.group == release.group).order_by(table.c.device)
+    if to:
+        query = query.where(table.c.device.in_(list(to)))
+    names = [row.device for row in connection.execute(query)]
+    for name in names:
+        _want(connection, name, release, base_url)
+    return names
 
 
 def adopt(engine: Engine, base_url: str) -> list[str]:
@@ -172,9 +179,14 @@ def say_base_url(engine: Engine, base_url: str) -> None:
 
 def known_base_url(engine: Engine) -> str:
     """What `say_base_url` left, or the default."""
-    table = tables.settings
     with schema.read(engine) as connection:
-        found = connection.execute(sa.select(table.c.value).where(table.c.name == _BASE_URL)).scalar_one_or_none()
+        return base_url_in(connection)
+
+
+def base_url_in(connection: Connection) -> str:
+    """What `known_base_url` says, in the caller's transaction."""
+    table = tables.settings
+    found = connection.execute(sa.select(table.c.value).where(table.c.name == _BASE_URL)).scalar_one_or_none()
     return found or DEFAULT_BASE_URL
 
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from cloud.config import RetentionConfig
+from cloud.console.tries import Tries
 from cloud.desk import accounts, audit, devices, erase, judge
 from cloud.learn import desired
 from cloud.learn.releases import Release
@@ -143,6 +144,17 @@ def test_what_two_want_of_a_device_has_two_revisions_and_the_greater_one_holds(e
     row = reader.device(engine, "d1")
     assert row is not None
     assert (row["desired_revision"], row["desired"]) == (2, said[2])
+
+
+def test_tries_to_log_in_at_once_are_each_counted(engine: Engine) -> None:
+    tries = Tries(engine, 10, 86_400.0)
+    with ThreadPoolExecutor(5) as pool:
+        waits = list(pool.map(lambda _: tries.wait_s("ada", "192.0.2.7", T0), range(25)))
+    assert sum(wait == 0.0 for wait in waits) == 10
+    assert max(waits) == pytest.approx(8640.0)  # one comes back in a tenth of the window
+    tries.forgive("ada")
+    # The address has had 25 of its 30.
+    assert [tries.wait_s(f"n{n}", "192.0.2.7", T0) == 0.0 for n in range(6)] == [True] * 5 + [False]
 
 
 def test_two_instances_that_forget_the_same_hour_count_it_once(engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud.store.tables.base import metadata
-from cloud.store.tables.desk import accounts, audit, receipts, sessions, settings, verdicts
+from cloud.store.tables.desk import accounts, audit, login_tries, receipts, sessions, settings, verdicts
 from cloud.store.tables.learning import desired, learning, releases, rounds
 from cloud.store.tables.road import aged_out, alarms, devices, dropped, events, hours, outboxes, summaries
 from cloud.store.tables.stream import (
@@ -33,6 +33,7 @@ __all__ = [
     "events",
     "hours",
     "learning",
+    "login_tries",
     "metadata",
     "offsets",
     "outboxes",

@@ -1,4 +1,4 @@
-"""Tables of the operators' side: accounts, sessions, verdicts, the audit log, receipts of erasure, settings."""
+"""Tables of the operators' side: accounts, sessions, tries to log in, verdicts, the audit log, receipts of erasure, settings."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ sessions = sa.Table(
     sa.Column("created_s", sa.Float, nullable=False),
     sa.Column("seen_s", sa.Float, nullable=False),
     sa.Column("expires_s", sa.Float, nullable=False),
+)
+
+# Token buckets of who tries to log in, one for all consoles; those that are full again are deleted.
+login_tries = sa.Table(
+    "login_tries",
+    metadata,
+    sa.Column("key", TEXT, primary_key=True),  # "name <what was given>" or "address <network>"
+    sa.Column("tokens", sa.Float, nullable=False),  # tries left at that moment
+    sa.Column("at_s", sa.Float, nullable=False),
+    sa.Index("login_tries_by_at", "at_s"),
 )
 
 verdicts = sa.Table(

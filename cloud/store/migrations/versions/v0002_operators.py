@@ -190,6 +190,13 @@ def _tables() -> None:
         sa.Column("expires_s", sa.Float, nullable=False),
     )
     op.create_table(
+        "login_tries",
+        sa.Column("key", TEXT, primary_key=True),
+        sa.Column("tokens", sa.Float, nullable=False),
+        sa.Column("at_s", sa.Float, nullable=False),
+    )
+    op.create_index("login_tries_by_at", "login_tries", ["at_s"])
+    op.create_table(
         "verdicts",
         sa.Column("id", ROWID, primary_key=True, autoincrement=True),
         sa.Column("device", NAME, nullable=False),
