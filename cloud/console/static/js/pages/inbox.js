@@ -67,8 +67,12 @@ export function Inbox() {
   if (found >= 0) place.current = found;
   const at = found >= 0 ? found : Math.min(place.current, all.length - 1);
   const line = all[at];
-  const [note, setNote] = useState("");
-  useEffect(() => setNote(""), [line?.id]);
+  // What is shown is chosen: an alarm that arrives above it must not slide under the hand that judges.
+  useEffect(() => { if (line) setChosen(line.id); }, [line?.id, chosen]);
+  // A note belongs to its line; forgotten in the same moment as the choice moves, not in a later effect that would take new letters with it.
+  const [held, setHeld] = useState({ id: "", text: "" });
+  const note = held.id === line?.id ? held.text : "";
+  const setNote = (/** @type {string} */ text) => setHeld({ id: line?.id ?? "", text });
   useEffect(() => box.current?.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" }), [line?.id]);
 
   /** @param {number} n */

@@ -28,7 +28,7 @@ export function Why({ device, alarm_id }) {
   const { value, error } = useAsk(() => /** @type {Promise<AlarmWhole>} */ (get(alarmPath(key))), [device, alarm_id, judged.value, mine?.state, mine?.seen_by]);
   /** @param {"confirmed" | "rejected" | "acknowledged"} verdict */
   const say = async (verdict) => {
-    if (!may("operator")) return;
+    if (!value || !may("operator")) return; // nobody judges what is not shown yet
     said.current = true; // `value` is read anew a moment later
     if (await judge([key], verdict, note)) setNote("");
   };
