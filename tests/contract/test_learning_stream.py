@@ -124,7 +124,7 @@ def test_a_run_that_is_stopped_ends_its_process_and_goes_on_without_a_line_lost(
     )
     assert done.returncode == 0, done.stderr
     whole = read(lines)
-    found = records(there, whole[0].run, len(before) + len(whole))  # those of before twice
+    found = records(there, whole[0].run, len(whole))  # those of before come twice and count once
     told = runs(value for _, value in found)[whole[0].run]
     assert (len(told.rounds), told.over) == (more, True)
     assert {wire.decode_round_event(value).seq for _, value in found} == set(range(1, len(whole) + 1))
