@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
 
 from cloud.store import schema, tables
 from cloud.stream.kafka import Record
 from cloud.stream.route import RouteStage, Told, is_quiet
 from cloud.stream.rules_file import parse
-from cloud_events import OUTBOX, alarm, new_store
+from cloud_events import OUTBOX, alarm
 from covey import topics, wire
 from covey.wire_alarms import Context, Enriched, decode_routed, make_enriched
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -51,6 +52,14 @@ sender = "covey@example.org"
 """
 
 
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
+
+
 def record(seq: int, received_s: float = T, device: str = "d1", state: str = "begin", **changes: Any) -> Record:
     data = Enriched(alarm(f"a{seq}", state, **changes), "t", received_s, Context(group="g"), received_s)
     content = make_enriched(wire.Identity(device, OUTBOX, seq), data, TRACE)
@@ -68,8 +77,7 @@ def stage_of(engine: Engine) -> RouteStage:
     return RouteStage(parse(RULES, "t"), engine)
 
 
-def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(engine: Engine) -> None:
     made = stage_of(engine).process("b", [record(1), record(2, top_channel="baro")])
     high, low = made.messages
     assert (high.topic, high.key, high.traceparent) == (topics.ALARMS_HIGH, "d1", TRACE)
@@ -85,8 +93,7 @@ def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_
     assert made.results == {"high": 1, "low": 1}
 
 
-def test_a_batch_done_again_decides_the_same_and_writes_nothing_twice(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_batch_done_again_decides_the_same_and_writes_nothing_twice(engine: Engine) -> None:
     batch = [record(1), record(2, T + 100), record(3, T + 700), record(4, T + 50, "d2")]
     first = [decode_routed(one.value)[1].targets for one in stage_of(engine).process("b", batch).messages]
     assert first == [["ops", "duty"], [], ["ops", "duty"], ["ops", "duty"]]  # the second is quiet
@@ -111,15 +118,13 @@ def test_quiet_counts_the_same_device_channel_and_target_only() -> None:
     assert not told(identity=mine.identity)
 
 
-def test_ends_are_routed_and_told_only_where_the_rule_says(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_ends_are_routed_and_told_only_where_the_rule_says(engine: Engine) -> None:
     made = stage_of(engine).process("b", [record(1, state="end"), record(2, state="end", top_channel="acc.z")])
     assert [one.topic for one in made.messages] == [topics.ALARMS_HIGH, topics.ALARMS_HIGH]
     assert rows(engine) == [("d1", 2, "ops")]
 
 
-def test_what_is_not_enriched_is_a_dead_letter(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_what_is_not_enriched_is_a_dead_letter(engine: Engine) -> None:
     wrong_key = record(1)._replace(key="d2")
     made = stage_of(engine).process("b", [record(1)._replace(value=b"[]"), wrong_key, record(3)])
     letters = [
