@@ -42,35 +42,39 @@ def forget(engine: Engine, device: str, actor: Actor) -> dict[str, Any]:
         UnknownName: the device is not known.
     """
     hashed = hashlib.sha256(device.encode()).hexdigest()
-    with schema.write(engine, alone=True) as connection:
-        table = tables.devices
-        if connection.execute(sa.select(table.c.device).where(table.c.device == device)).first() is None:
-            raise UnknownName(f"device: one that is known expected, {device[:80]!r} received")
-        if connection.dialect.name == "postgresql":
-            # A batch that is under way ends first, and the next one waits: it would leave what it has of the device behind.
-            connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
-        if connection.dialect.name == "sqlite":  # deleted rows are overwritten, not only unlinked
-            connection.exec_driver_sql("PRAGMA secure_delete=ON")
-        erased = _erase(connection, device, hashed)
-        # Compacted topic and retained MQTT message: what was wanted of it is wanted no more.
-        enqueue(connection, [(topics.DESIRED, device, b"")])
-        receipt = {
-            "device_sha256": hashed,
-            "time_s": time.time(),
-            "by": actor.name,
-            "erased": erased,
-            "left": list(LEFT),
-        }
-        number = connection.execute(
-            sa.insert(tables.receipts).values(
-                device_sha256=hashed,
-                time_s=receipt["time_s"],
-                by=actor.name,
-                body=msgspec.json.encode({"erased": erased, "left": LEFT}).decode(),
-            )
-        ).inserted_primary_key
-        audit.record(connection, actor, "forget", f"sha256:{hashed}")
+    receipt = schema.whole(engine, lambda connection: _forget(connection, device, hashed, actor), alone=True)
     _forget_pages(engine)
+    return receipt
+
+
+def _forget(connection: Connection, device: str, hashed: str, actor: Actor) -> dict[str, Any]:
+    table = tables.devices
+    if connection.execute(sa.select(table.c.device).where(table.c.device == device)).first() is None:
+        raise UnknownName(f"device: one that is known expected, {device[:80]!r} received")
+    if connection.dialect.name == "postgresql":
+        # A batch that is under way ends first, and the next one waits: it would leave what it has of the device behind.
+        connection.exec_driver_sql("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
+    if connection.dialect.name == "sqlite":  # deleted rows are overwritten, not only unlinked
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+    erased = _erase(connection, device, hashed)
+    # Compacted topic and retained MQTT message: what was wanted of it is wanted no more.
+    enqueue(connection, [(topics.DESIRED, device, b"")])
+    receipt = {
+        "device_sha256": hashed,
+        "time_s": time.time(),
+        "by": actor.name,
+        "erased": erased,
+        "left": list(LEFT),
+    }
+    number = connection.execute(
+        sa.insert(tables.receipts).values(
+            device_sha256=hashed,
+            time_s=receipt["time_s"],
+            by=actor.name,
+            body=msgspec.json.encode({"erased": erased, "left": LEFT}).decode(),
+        )
+    ).inserted_primary_key
+    audit.record(connection, actor, "forget", f"sha256:{hashed}")
     return {"id": None if number is None else number[0], **receipt}
 
 

@@ -44,7 +44,8 @@ def want(engine: Engine, group: str, number: int, to: Sequence[str], actor: Acto
         UsageError: a name is not a device's.
     """
     table = tables.releases
-    with schema.write(engine, alone=True) as connection:
+
+    def work(connection: Connection) -> list[str]:
         query = sa.select(table).where(table.c.group == group, table.c.number == number)
         row = connection.execute(query).mappings().first()
         if row is None:
@@ -53,6 +54,8 @@ def want(engine: Engine, group: str, number: int, to: Sequence[str], actor: Acto
         told = f"{len(names)} devices" if not to else ", ".join(to)
         audit.record(connection, actor, "want", f"{group} {number}", told)
         return names
+
+    return schema.whole(engine, work, alone=True)
 
 
 def begin_run(engine: Engine, holder: str, actor: Actor) -> None:

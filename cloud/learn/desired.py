@@ -53,8 +53,7 @@ def assign(engine: Engine, release: Release, base_url: str, to: Sequence[str] = 
     Raises:
         UsageError: a name is not a device's.
     """
-    with schema.write(engine, alone=True) as connection:
-        return assign_in(connection, release, base_url, to)
+    return schema.whole(engine, lambda connection: assign_in(connection, release, base_url, to), alone=True)
 
 
 def assign_in(connection: Connection, release: Release, base_url: str, to: Sequence[str] = ()) -> list[str]:

@@ -7,9 +7,9 @@ written. Translates every database error into a StoreError.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,16 +20,24 @@ from cloud.store.tables import metadata, schema_version
 from covey.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 VERSION = migrations.HEAD
 UPGRADE_LOCK = 0x636F766579  # "covey": of PostgreSQL's advisory locks, so that two processes do not both upgrade
 ALONE_LOCK = UPGRADE_LOCK + 1  # of transactions that must not run beside each other
+YIELDS = 5  # tries of a transaction that others were preferred to
+_UNDONE = frozenset({"40P01", "40001"})  # PostgreSQL's error codes: deadlock_detected, serialization_failure
 BUSY_TIMEOUT_MS = 5_000  # how long one process waits for another's transaction
 
 
 class StoreRefusesError(StoreError):
     """The store is there and will never take these values: trying again does not help."""
+
+
+class StoreYieldedError(StoreError):
+    """Two transactions waited for each other, and the store has undone this one for the other's sake: doing it again helps."""
 
 
 def open_store(url: str, *, create: bool = True) -> Engine:
@@ -95,6 +103,19 @@ def write(engine: Engine, *, alone: bool = False) -> Iterator[Connection]:
         yield connection
 
 
+def whole(engine: Engine, work: Callable[[Connection], T], *, alone: bool = False) -> T:
+    """Do `work` in one transaction, as `write`; again where PostgreSQL has undone it in favour of another, a batch for one.
+
+    Raises:
+        StoreError: as of `write`; StoreYieldedError: undone each of so many times.
+    """
+    for _ in range(YIELDS - 1):
+        with suppress(StoreYieldedError), write(engine, alone=alone) as connection:
+            return work(connection)
+    with write(engine, alone=alone) as connection:
+        return work(connection)
+
+
 @contextmanager
 def read(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: one moment of the store.
@@ -125,6 +146,8 @@ def told(url: str) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         line = " ".join(str(cause).split())[:300]
         kind = StoreRefusesError if isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)) else StoreError
+        if getattr(cause, "sqlstate", None) in _UNDONE:
+            kind = StoreYieldedError
         raise kind(f"store {_shown(url)}: {line[:1].lower()}{line[1:]}") from error
 
 

@@ -29,7 +29,7 @@ from cloud.stream.kafka import Record
 from cloud.stream.route import RouteStage
 from cloud.stream.rules_file import Mailbox, Smtp, Webhook, parse, secret
 from cloud.stream.webhook import judged, post, signature
-from cloud_events import OUTBOX, alarm, new_store
+from cloud_events import OUTBOX, alarm
 from covey import topics, wire
 from covey.errors import ConfigError
 from covey.wire_alarms import Context, Enriched, Routed, decode_routed, make_enriched
@@ -100,6 +100,14 @@ def hooks(*made: Hook) -> Iterator[None]:
 
 def hook_of(port: int, scheme: str = "http", **more: Any) -> Webhook:
     return Webhook("hook", f"{scheme}://127.0.0.1:{port}/in?a=1", **{"timeout_s": 2.0, **more})
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
 
 
 def test_the_signature_is_that_of_the_standards_own_example() -> None:
@@ -231,8 +239,7 @@ def delivering(engine: Engine, text: str) -> Iterator[Metrics]:
     assert errors == []
 
 
-def test_a_delivery_is_tried_until_it_is_taken_with_the_same_id_and_body(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_delivery_is_tried_until_it_is_taken_with_the_same_id_and_body(engine: Engine) -> None:
     hook = Hook((500, {}), (503, {"Retry-After": "1"}))
     text = routing_of(ops=hook.port)
     route(engine, text, 1)
@@ -251,8 +258,7 @@ def test_a_delivery_is_tried_until_it_is_taken_with_the_same_id_and_body(tmp_pat
     assert tries == {"failed": 2.0, "taken": 1.0}
 
 
-def test_gone_is_given_up_and_a_target_that_left_the_rules_too(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_gone_is_given_up_and_a_target_that_left_the_rules_too(engine: Engine) -> None:
     hook = Hook((410, {}))
     route(engine, routing_of(ops=hook.port, old=hook.port), 1)
     with hooks(hook), delivering(engine, routing_of(ops=hook.port)):
@@ -262,8 +268,7 @@ def test_gone_is_given_up_and_a_target_that_left_the_rules_too(tmp_path: Path) -
     assert len(hook.requests) == 1
 
 
-def test_a_slow_target_holds_up_nobody_else(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_slow_target_holds_up_nobody_else(engine: Engine) -> None:
     slow, quick = Hook(*[(0, {})] * 50), Hook()
     text = routing_of(slow=slow.port, quick=quick.port)
     route(engine, text, *range(1, 41))
@@ -273,8 +278,7 @@ def test_a_slow_target_holds_up_nobody_else(tmp_path: Path) -> None:
         assert all(state != "delivered" for (_, target), (state, _) in states(engine).items() if target == "slow")
 
 
-def test_one_message_that_a_target_refuses_does_not_block_the_next(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_one_message_that_a_target_refuses_does_not_block_the_next(engine: Engine) -> None:
     hook = Hook((400, {}))
     text = routing_of(ops=hook.port)
     route(engine, text, 1, 2, 3)
@@ -283,8 +287,7 @@ def test_one_message_that_a_target_refuses_does_not_block_the_next(tmp_path: Pat
     assert states(engine)[2, "ops"] == ("delivered", 1)
 
 
-def test_two_instances_share_the_work_and_repeat_nothing(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_two_instances_share_the_work_and_repeat_nothing(engine: Engine) -> None:
     hook = Hook()
     text = routing_of(ops=hook.port)
     route(engine, text, *range(1, 101))
@@ -340,8 +343,7 @@ def mail_rules(folder: Path, mails: Mails) -> str:
     )
 
 
-def test_a_burst_goes_in_one_mail_and_keeps_its_name_over_tries(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_burst_goes_in_one_mail_and_keeps_its_name_over_tries(tmp_path: Path, engine: Engine) -> None:
     mails = Mails(tmp_path, refuse=1)
     text = mail_rules(tmp_path, mails)
     route(engine, text, 1, 2, 3)

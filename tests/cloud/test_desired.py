@@ -11,12 +11,12 @@ from cloud.learn import desired
 from cloud.learn.releases import Release
 from cloud.store import reader, schema, tables
 from cloud.store.writer import write_batch
-from cloud_events import DIGEST, T0, new_store, received, reported, summary
+from cloud_events import DIGEST, T0, received, reported, summary
 from covey import topics, wire
 from covey.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -44,8 +44,15 @@ def told(engine: Engine, topic: str) -> list[wire.Desired | wire.Learning]:
     return [wire.decode(kind, row.value) for row in rows if row.topic == topic]
 
 
-def test_a_release_is_wanted_of_every_device_of_its_group(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
+
+
+def test_a_release_is_wanted_of_every_device_of_its_group(engine: Engine) -> None:
     hear(engine, "d1", "d2")
     assert desired.assign(engine, release(1), URL) == ["d1", "d2"]
     assert desired.assign(engine, release(2), URL) == ["d1", "d2"]
@@ -56,8 +63,7 @@ def test_a_release_is_wanted_of_every_device_of_its_group(tmp_path: Path) -> Non
     assert steps[:3] == [("release", "", 1), ("desired", "d1", 1), ("desired", "d2", 1)]
 
 
-def test_named_devices_only_and_they_join_the_group(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_named_devices_only_and_they_join_the_group(engine: Engine) -> None:
     hear(engine, "d1", "d2")
     assert desired.assign(engine, release(1, "north"), URL, ["d2", "unheard"]) == ["d2", "unheard"]
     assert {row["device"]: row["group"] for row in reader.fleet(engine)} == {
@@ -69,8 +75,7 @@ def test_named_devices_only_and_they_join_the_group(tmp_path: Path) -> None:
         desired.assign(engine, release(2, "north"), URL, ["a/b"])
 
 
-def test_a_device_that_appears_gets_the_newest_group_wide_release(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_device_that_appears_gets_the_newest_group_wide_release(engine: Engine) -> None:
     assert desired.adopt(engine, URL) == []
     desired.assign(engine, release(1), URL)
     desired.assign(engine, release(2), URL)
@@ -82,8 +87,7 @@ def test_a_device_that_appears_gets_the_newest_group_wide_release(tmp_path: Path
     assert wanted(engine) == {"d1": (3, 1), "d2": (2, 1)}
 
 
-def test_releases_of_a_cut_short_add_belong_to_nobody(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_releases_of_a_cut_short_add_belong_to_nobody(engine: Engine) -> None:
     hear(engine, "d1")
     desired.record_releases(engine, [release(1)])
     assert desired.adopt(engine, URL) == []
@@ -93,15 +97,14 @@ def test_releases_of_a_cut_short_add_belong_to_nobody(tmp_path: Path) -> None:
     assert desired.adopt(engine, URL) == ["d2"]
 
 
-def test_revisions_go_on_above_what_the_device_acted_on(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)  # a store that was lost: the device remembers revision 41
+def test_revisions_go_on_above_what_the_device_acted_on(engine: Engine) -> None:
+    # a store that was lost: the device remembers revision 41
     hear(engine, "d1", revision=41)
     desired.assign(engine, release(1), URL)
     assert wanted(engine) == {"d1": (1, 42)}
 
 
-def test_all_desired_are_told_again_and_follow_the_repository(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_all_desired_are_told_again_and_follow_the_repository(engine: Engine) -> None:
     hear(engine, "d1")
     desired.assign(engine, release(1), URL)
     assert desired.republish(engine, URL) == 1
@@ -110,8 +113,7 @@ def test_all_desired_are_told_again_and_follow_the_repository(tmp_path: Path) ->
     assert said == [(1, URL), (1, URL), (2, "http://10.0.0.5:8200")]
 
 
-def test_releases_show_who_wants_and_who_runs_them(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_releases_show_who_wants_and_who_runs_them(engine: Engine) -> None:
     hear(engine, "d1", "d2")
     desired.assign(engine, release(1), URL)
     write_batch(engine, "b", {}, [received(2, summary(2, reported=reported(release=1, digest=DIGEST)))])
@@ -119,8 +121,7 @@ def test_releases_show_who_wants_and_who_runs_them(tmp_path: Path) -> None:
     assert (row["number"], row["wanted"], row["running"]) == (1, 2, 1)
 
 
-def test_base_url_is_what_run_was_told(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_base_url_is_what_run_was_told(engine: Engine) -> None:
     assert desired.known_base_url(engine) == "http://127.0.0.1:8200"
     desired.say_base_url(engine, URL)
     assert desired.known_base_url(engine) == URL

@@ -299,6 +299,30 @@ def test_forgetting_leaves_no_byte_of_the_device_and_all_of_the_others(tmp_path:
         assert name.encode() not in file.read_bytes(), file.name
 
 
+def test_forgetting_leaves_no_row_that_names_the_device(engine: Engine) -> None:
+    name, other = "quite-secret-drone-17", "d2"
+    for one in (name, other):
+        events = [received(1, device=one), received(2, alarm("a1"), device=one)]
+        write_batch(engine, "b", {}, [*events, received(1, device=one, outbox="ffeeddccbbaa9988")])
+        devices.label(engine, one, {"owner": "x"}, ME)
+        devices.move(engine, one, "north", URL, ME)
+        judge.judge(engine, [(one, "a1")], "rejected", f"note on {one}", ME)
+    desired.assign(engine, release(1, "north"), URL)
+    receipt = erase.forget(engine, name, ME)
+    assert (receipt["erased"]["events"], receipt["erased"]["outboxes"], receipt["erased"]["desired"]) == (3, 2, 1)
+    naming: dict[str, set[str]] = {name: set(), other: set()}
+    with schema.read(engine) as connection:
+        for table in tables.metadata.sorted_tables:
+            for row in connection.execute(sa.select(table)):
+                for one, found in naming.items():
+                    if any(
+                        one in (value.decode("latin-1") if isinstance(value, bytes) else str(value)) for value in row
+                    ):
+                        found.add(table.name)
+    assert naming[name] == {"outgoing"}  # the tombstone on covey.desired, which must name it
+    assert {"devices", "events", "summaries", "alarms", "outboxes", "desired", "verdicts", "audit"} <= naming[other]
+
+
 def test_a_forgotten_device_that_speaks_again_is_a_new_one(engine: Engine) -> None:
     write_batch(engine, "b", {}, [received(1), received(2)])
     erase.forget(engine, "d1", ME)

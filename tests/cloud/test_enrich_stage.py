@@ -18,19 +18,28 @@ from cloud.stream.deadline import Deadline, LateError
 from cloud.stream.enrich import EnrichStage
 from cloud.stream.kafka import Record
 from cloud.stream.model import Model
-from cloud_events import DIGEST, OUTBOX, alarm, body, new_store
+from cloud_events import DIGEST, OUTBOX, alarm, body
 from covey import topics, wire
 from covey.errors import ConfigError
 from covey.wire_alarms import Context, decode_enriched
 from processes import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy.engine import Engine
 
 T = 1_770_000_000.0
 DAY_S = 86_400.0
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
 
 
 def record(content: bytes, key: str = "d1", received_s: float = T, offset: int = 0) -> Record:
@@ -81,8 +90,7 @@ def contexts(stage: EnrichStage, *records: Record) -> list[Context]:
     return [decode_enriched(one.value)[1].context for one in made.messages]
 
 
-def test_an_alarm_goes_on_with_its_identity_its_trace_and_what_the_fleet_was_like(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_alarm_goes_on_with_its_identity_its_trace_and_what_the_fleet_was_like(engine: Engine) -> None:
     put_device(engine, "d1", labels='{"site":"north"}', drift_psi=0.4)
     put_device(engine, "d2")
     put_device(engine, "d3", seen_s=T - 601)  # not heard of late
@@ -126,8 +134,7 @@ def test_an_alarm_goes_on_with_its_identity_its_trace_and_what_the_fleet_was_lik
     assert made.results == {"enriched": 1}
 
 
-def test_alarms_of_one_batch_see_each_other_before_the_store_has_them(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_alarms_of_one_batch_see_each_other_before_the_store_has_them(engine: Engine) -> None:
     for n in range(1, 5):
         put_device(engine, f"d{n}")
     batch = [record(body(1, alarm(f"a{n}"), device=f"d{n}"), f"d{n}", T + n) for n in range(1, 4)]
@@ -139,8 +146,7 @@ def test_alarms_of_one_batch_see_each_other_before_the_store_has_them(tmp_path: 
     assert much_later.peers_alarming == 0
 
 
-def test_what_is_no_alarm_is_a_dead_letter_and_blocks_nobody(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_what_is_no_alarm_is_a_dead_letter_and_blocks_nobody(engine: Engine) -> None:
     made = stage_of(engine).process(
         "b", [record(b"{"), record(body(1)), record(body(2, alarm()), key="d9"), record(body(3, alarm()))]
     )
@@ -150,8 +156,7 @@ def test_what_is_no_alarm_is_a_dead_letter_and_blocks_nobody(tmp_path: Path) -> 
     assert made.results == {"enriched": 1, "refused": 3}
 
 
-def test_a_store_that_is_away_does_not_hold_up_alarms(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_store_that_is_away_does_not_hold_up_alarms(engine: Engine) -> None:
     put_device(engine, "d1")
     stage = stage_of(engine)
     with schema.write(engine) as connection:
@@ -160,8 +165,7 @@ def test_a_store_that_is_away_does_not_hold_up_alarms(tmp_path: Path) -> None:
     assert (found.stale, found.score_ratio) == (True, 1.5)
 
 
-def test_an_alarm_as_large_as_an_event_may_be_goes_on(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_alarm_as_large_as_an_event_may_be_goes_on(engine: Engine) -> None:
     put_device(engine, "d1")
     shares = [wire.Share("\U0001f681" * 230, 1 / 64) for _ in range(64)]  # four bytes a character
     content = body(1, alarm(attribution=shares))
@@ -187,10 +191,9 @@ def write_model(path: Path, weights: list[float], *, outputs: int = 1) -> Enrich
     return EnrichModel(str(path), ["score_ratio", "confidence", "share.acc.z"])
 
 
-def test_a_model_judges_each_alarm_of_a_batch(tmp_path: Path) -> None:
+def test_a_model_judges_each_alarm_of_a_batch(tmp_path: Path, engine: Engine) -> None:
     import hashlib
 
-    _, engine = new_store(tmp_path)
     put_device(engine, "d1")
     model = write_model(tmp_path / "judge.onnx", [1.0, 10.0, 100.0], outputs=2)
     failed: list[int] = []
@@ -209,8 +212,7 @@ def test_a_model_judges_each_alarm_of_a_batch(tmp_path: Path) -> None:
     assert failed == []
 
 
-def test_a_broken_model_never_stops_alarms(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_broken_model_never_stops_alarms(tmp_path: Path, engine: Engine) -> None:
     put_device(engine, "d1")
     infinite = write_model(tmp_path / "inf.onnx", [float("inf"), 0.0, 0.0])
     (tmp_path / "junk.onnx").write_bytes(b"junk")

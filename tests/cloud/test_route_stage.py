@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 import sqlalchemy as sa
 
 from cloud.store import schema, tables
@@ -12,12 +13,12 @@ from cloud.store.writer import Received, write_batch
 from cloud.stream.kafka import Record
 from cloud.stream.route import RouteStage, Told, is_quiet
 from cloud.stream.rules_file import parse
-from cloud_events import OUTBOX, alarm, new_store
+from cloud_events import OUTBOX, alarm
 from covey import topics, wire
 from covey.wire_alarms import ROUTED_TYPE, Context, Enriched, decode_routed, make_enriched
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -55,6 +56,14 @@ sender = "covey@example.org"
 """
 
 
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    """A new store on each database."""
+    made = schema.open_store(store_url)
+    yield made
+    made.dispose()
+
+
 def record(seq: int, received_s: float = T, device: str = "d1", state: str = "begin", **changes: Any) -> Record:
     alarm_id = changes.pop("alarm_id", f"a{seq}")
     data = Enriched(alarm(alarm_id, state, **changes), "t", received_s, Context(group="g"), received_s)
@@ -73,8 +82,7 @@ def stage_of(engine: Engine) -> RouteStage:
     return RouteStage(lambda: parse(RULES, "t"), engine)
 
 
-def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(engine: Engine) -> None:
     made = stage_of(engine).process("b", [record(1), record(2, top_channel="baro")])
     high, low = made.messages
     assert (high.topic, high.key, high.traceparent) == (topics.ALARMS_HIGH, "d1", TRACE)
@@ -90,8 +98,7 @@ def test_an_alarm_goes_where_its_rule_says_and_its_targets_are_written_down(tmp_
     assert made.results == {"high": 1, "low": 1}
 
 
-def test_a_batch_done_again_decides_the_same_and_writes_nothing_twice(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_batch_done_again_decides_the_same_and_writes_nothing_twice(engine: Engine) -> None:
     batch = [record(1), record(2, T + 100), record(3, T + 700), record(4, T + 50, "d2")]
     first = [decode_routed(one.value)[1].targets for one in stage_of(engine).process("b", batch).messages]
     assert first == [["ops", "duty"], [], ["ops", "duty"], ["ops", "duty"]]  # the second is quiet
@@ -116,8 +123,7 @@ def test_quiet_counts_the_same_device_channel_and_target_only() -> None:
     assert not told(identity=mine.identity)
 
 
-def test_ends_are_routed_and_told_only_where_the_rule_says(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_ends_are_routed_and_told_only_where_the_rule_says(engine: Engine) -> None:
     made = stage_of(engine).process("b", [record(1, state="end"), record(2, state="end", top_channel="acc.z")])
     assert [one.topic for one in made.messages] == [topics.ALARMS_HIGH, topics.ALARMS_HIGH]
     assert rows(engine) == [("d1", 2, "ops")]
@@ -128,8 +134,7 @@ def ways(made: Made) -> list[tuple[str, str]]:
     return [(one.topic, decode_routed(one.value)[1].rule) for one in made.messages]
 
 
-def test_an_end_goes_where_its_beginning_went_whatever_its_own_figures_say(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_end_goes_where_its_beginning_went_whatever_its_own_figures_say(engine: Engine) -> None:
     stage = stage_of(engine)
     begin = record(1, top_channel="acc.z")
     end = record(2, state="end", alarm_id="a1", top_channel="baro")  # by itself no rule would fit, and low
@@ -141,8 +146,7 @@ def test_an_end_goes_where_its_beginning_went_whatever_its_own_figures_say(tmp_p
     assert len(rows(engine)) == 2
 
 
-def test_an_instance_that_has_not_seen_the_beginning_asks_the_store(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_instance_that_has_not_seen_the_beginning_asks_the_store(engine: Engine) -> None:
     [begun] = stage_of(engine).process("b", [record(1, top_channel="acc.z")]).messages
     identity, data, _ = decode_routed(begun.value)
     said = wire.Event("1.0", str(identity), "", ROUTED_TYPE, "", msgspec.Raw(b"null"))
@@ -153,8 +157,7 @@ def test_an_instance_that_has_not_seen_the_beginning_asks_the_store(tmp_path: Pa
     assert ways(stage_of(engine).process("b", [other])) == [(topics.ALARMS_LOW, "")]
 
 
-def test_an_end_whose_rule_is_gone_keeps_its_level_and_tells_nobody(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_an_end_whose_rule_is_gone_keeps_its_level_and_tells_nobody(engine: Engine) -> None:
     now = [parse(RULES, "t")]
     stage = RouteStage(lambda: now[0], engine)
     stage.process("b", [record(1, top_channel="acc.z")])
@@ -163,16 +166,14 @@ def test_an_end_whose_rule_is_gone_keeps_its_level_and_tells_nobody(tmp_path: Pa
     assert rows(engine) == [("d1", 1, "ops")]
 
 
-def test_a_store_that_is_away_does_not_hold_up_ends(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_store_that_is_away_does_not_hold_up_ends(engine: Engine) -> None:
     with schema.write(engine) as connection:
         connection.execute(sa.text("ALTER TABLE routings RENAME TO away"))
     made = stage_of(engine).process("b", [record(2, state="end", alarm_id="a1", top_channel="baro")])
     assert ways(made) == [(topics.ALARMS_LOW, "")]  # by its own figures
 
 
-def test_what_is_not_enriched_is_a_dead_letter(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_what_is_not_enriched_is_a_dead_letter(engine: Engine) -> None:
     wrong_key = record(1)._replace(key="d2")
     made = stage_of(engine).process("b", [record(1)._replace(value=b"[]"), wrong_key, record(3)])
     letters = [

@@ -101,6 +101,29 @@ def test_the_same_verdict_of_two_people_is_told_once(engine: Engine) -> None:
     assert len(audit.entries(engine)) == 1
 
 
+def test_a_verdict_that_waits_in_a_circle_with_a_batch_is_said_all_the_same(engine: Engine) -> None:
+    write_batch(engine, "b", {}, [received(1, alarm(), device=name) for name in ("d1", "d2")])
+    table = tables.alarms
+    with ThreadPoolExecutor(1) as pool, engine.connect() as batch, engine.connect() as looking:
+        with batch.begin():
+            # Whoever looks first finds the circle: this one waits for longer than the other.
+            batch.exec_driver_sql("SET LOCAL deadlock_timeout = '20s'")
+            batch.execute(sa.update(table).where(table.c.device == "d2").values(windows=7))
+            said = pool.submit(judge.judge, engine, [("d1", "a1"), ("d2", "a1")], "confirmed", "", ADA)
+
+            def waits() -> bool:
+                with looking.begin():
+                    return bool(looking.exec_driver_sql(_WAITING).scalar_one())
+
+            wait_for(waits, 20, "the verdict has the first and waits for the second")
+            batch.execute(sa.update(table).where(table.c.device == "d1").values(windows=7))
+        assert said.result(20) == 2
+    with schema.read(engine) as connection:
+        rows = connection.execute(sa.select(table.c.verdict, table.c.windows)).all()
+    assert [tuple(row) for row in rows] == [("confirmed", 7)] * 2
+    assert len(audit.entries(engine)) == 2
+
+
 def test_labels_of_two_people_are_both_kept(engine: Engine) -> None:
     devices.add(engine, "d1", "north", {}, ADA)
     at_once(
