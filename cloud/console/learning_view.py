@@ -20,7 +20,7 @@ RUNS = 200  # newest that are listed
 
 
 class Release(Struct):
-    """A release, and how many devices want and run it."""
+    """A release, and how many devices want it, run it, and are still `waiting` to run what is wanted of them."""
 
     group: str
     number: int
@@ -31,6 +31,7 @@ class Release(Struct):
     wide: bool
     wanted: int
     running: int
+    waiting: int
 
 
 class LearningStep(Struct):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 STALE_S = 30.0  # a stage says every few seconds that it is there
+STORE = "store"  # the stage without which nothing is stored
 GONE_S = 86_400.0  # an instance unheard for so long has been taken away
 
 
@@ -51,6 +52,7 @@ class System(Struct):
     """docs/api.md, "System"."""
 
     losing: bool
+    late: bool
     text: str
     counts: dict[str, int]
     stages: list[Stage]
@@ -101,12 +103,12 @@ def system(engine: Engine, embedded: dict[str, str], now_s: float | None = None)
         states = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)
         sent = Deliveries(**{state: int(n) for state, n in connection.execute(states)})
         store = StoreInfo(connection.dialect.name, _size(connection))
-    losing, text = verdict(counts, stages, sent)
-    return System(losing, text, counts, stages, reasons, sent, store, embedded)
+    losing, late, text = verdict(counts, stages, sent)
+    return System(losing, late, text, counts, stages, reasons, sent, store, embedded)
 
 
-def verdict(counts: dict[str, int], stages: list[Stage], sent: Deliveries) -> tuple[bool, str]:
-    """Whether data are being lost, in one sentence: what is lost, then what is late, else how much is safe."""
+def verdict(counts: dict[str, int], stages: list[Stage], sent: Deliveries) -> tuple[bool, bool, str]:
+    """Whether data are being lost, whether some are late, and a sentence: what is lost, then what is late, else how much is safe."""
     lost = []
     if counts["dropped"]:
         lost.append(f"{counts['dropped']:,} events were given up by full devices")
@@ -119,10 +121,13 @@ def verdict(counts: dict[str, int], stages: list[Stage], sent: Deliveries) -> tu
     late = []
     if counts["missing"]:
         late.append(f"{counts['missing']:,} events are on their way or lost")
+    # A store stage that is gone for a day is in no list any more; what it would have stored is missing all the same.
+    if not any(stage.stage == STORE and not stage.stale for stage in stages):
+        late.append("no store stage is up: what arrives waits in Kafka")
     late += [f"stage {stage.stage} has not been heard of since" for stage in stages if stage.stale]
     if lost or late:
-        return bool(lost), "; ".join(lost + late)
-    return False, f"nothing is lost: {counts['events']:,} events stored, none missing"
+        return bool(lost), bool(late), "; ".join(lost + late)
+    return False, False, f"nothing is lost: {counts['events']:,} events stored, none missing"
 
 
 def dead_letters(

@@ -192,7 +192,7 @@ def _context(row: sa.RowMapping, context: Context | None) -> Step:
     if context.stale:
         return Step("context", "context", "the store could not be asked", at_s=row["enriched_s"], state="failed")
     text = f"{context.peers_alarming} of {context.peers} peers alarm, {context.lift:.1f} times the usual"
-    detail = f"{context.alarms_24h} alarms of this device in 24 h, {context.confirmed_30d} confirmed and {context.rejected_30d} rejected in 30 d"
+    detail = f"{context.alarms_24h} alarm{'' if context.alarms_24h == 1 else 's'} of this device in 24 h, {context.confirmed_30d} confirmed and {context.rejected_30d} rejected in 30 d"
     if context.model is not None:
         detail += f"; {context.model.name} says {context.model.value:.3g}"
     digest = context.model.digest if context.model is not None else ""

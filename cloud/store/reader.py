@@ -61,7 +61,7 @@ def alarms(
 
 
 def releases(engine: Engine, group: str | None = None) -> list[Row]:
-    """Releases by group and number, with how many devices want and run each."""
+    """Releases by group and number, with how many devices want and run each, and how many of those that want it do not run it."""
     table, want, have = tables.releases, tables.desired, tables.devices
     wanted = (
         sa.select(sa.func.count())
@@ -73,7 +73,15 @@ def releases(engine: Engine, group: str | None = None) -> list[Row]:
         .where(have.c.group == table.c.group, have.c.release == table.c.number)
         .scalar_subquery()
     )
-    query = sa.select(table, wanted.label("wanted"), running.label("running"))
+    # Not wanted less running: others may run it of whom another is wanted.
+    waiting = (
+        sa.select(sa.func.count())
+        .select_from(want.outerjoin(have, want.c.device == have.c.device))
+        .where(want.c.group == table.c.group, want.c.release == table.c.number)
+        .where(have.c.release.is_distinct_from(table.c.number))
+        .scalar_subquery()
+    )
+    query = sa.select(table, wanted.label("wanted"), running.label("running"), waiting.label("waiting"))
     query = query.order_by(table.c.group, table.c.number)
     if group is not None:
         query = query.where(table.c.group == group)

@@ -118,7 +118,17 @@ def test_releases_show_who_wants_and_who_runs_them(engine: Engine) -> None:
     desired.assign(engine, release(1), URL)
     write_batch(engine, "b", {}, [received(2, summary(2, reported=reported(release=1, digest=DIGEST)))])
     (row,) = reader.releases(engine)
-    assert (row["number"], row["wanted"], row["running"]) == (1, 2, 1)
+    assert (row["number"], row["wanted"], row["running"], row["waiting"]) == (1, 2, 1, 1)
+
+
+def test_who_runs_a_release_unasked_does_not_hide_who_still_has_to_take_it(tmp_path: Path) -> None:
+    _, engine = new_store(tmp_path)
+    hear(engine, "d1", "d2")
+    desired.assign(engine, release(1), URL)
+    said = summary(2, reported=reported(release=1, digest=DIGEST))
+    write_batch(engine, "b", {}, [received(2, said, device=name) for name in ("d1", "d3")])
+    (row,) = reader.releases(engine)
+    assert (row["wanted"], row["running"], row["waiting"]) == (2, 2, 1)  # d2 is who waits; d3 came later and runs it
 
 
 def test_base_url_is_what_run_was_told(engine: Engine) -> None:

@@ -205,18 +205,30 @@ def test_a_run_is_what_its_lines_tell(engine: Engine):
 
 def test_the_system_says_in_one_sentence_whether_data_are_lost(engine: Engine):
     calm = system_view.system(engine, {})
-    assert (calm.losing, calm.dead_letters, calm.deliveries.delivered) == (False, {"not_json": 3}, 1)
+    assert (calm.losing, calm.late, calm.dead_letters, calm.deliveries.delivered) == (False, False, {"not_json": 3}, 1)
     assert calm.text == "nothing is lost: 13 events stored, none missing"
     assert calm.store.size_bytes is not None
     assert calm.store.size_bytes > 0
     late = system_view.system(engine, {}, ev.now() + 31)
     assert late.stages[0].stale
+    assert (late.losing, late.late) == (False, True)
     assert "stage store has not been heard of" in late.text
     lost = {**calm.counts, "dropped": 1200, "missing": 3}
-    assert system_view.verdict(lost, [], system_view.Deliveries()) == (
+    assert system_view.verdict(lost, calm.stages, system_view.Deliveries()) == (
+        True,
         True,
         "1,200 events were given up by full devices; 3 events are on their way or lost",
     )
+
+
+def test_the_system_is_not_calm_where_nothing_stores_what_arrives(engine: Engine):
+    day_later = system_view.system(engine, {}, ev.now() + 86_401)  # no stage is listed any more
+    assert day_later.stages == []
+    assert (day_later.losing, day_later.late) == (False, True)
+    assert day_later.text == "no store stage is up: what arrives waits in Kafka"
+    with schema.write(engine) as connection:
+        connection.execute(sa.update(tables.stages).values(stage="route", seen_s=ev.now()))
+    assert system_view.system(engine, {}).text == "no store stage is up: what arrives waits in Kafka"
 
 
 def test_what_changed_is_read_from_a_cursor_to_the_horizon_and_no_further(engine: Engine):

@@ -204,6 +204,7 @@ export interface Release {
   wide?: boolean;
   wanted: number;
   running: number;
+  waiting: number;
 }
 export interface LearningStep {
   id?: number;
@@ -258,6 +259,7 @@ export interface Stage {
 }
 export interface System {
   losing: boolean;
+  late: boolean;
   text: string;
   counts: Record<string, unknown>;
   stages: Stage[];

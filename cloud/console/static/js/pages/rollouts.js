@@ -47,9 +47,9 @@ export function Rollouts() {
   /** @type {Map<string, Release[]>} */
   const byGroup = new Map();
   for (const one of value ?? []) byGroup.set(one.group, [...(byGroup.get(one.group) ?? []), one]);
-  const rising = (value ?? []).filter((one) => one.wanted > one.running);
+  const waiting = (value ?? []).reduce((sum, one) => sum + one.waiting, 0);
   return html`
-    <div class="page-head"><div><h1>${value === null ? "Rollouts" : rising.length ? `${many(rising.reduce((sum, one) => sum + one.wanted - one.running, 0), "device")} still to take a release` : "Every device runs what is wanted of it"}</h1>
+    <div class="page-head"><div><h1>${value === null ? "Rollouts" : waiting ? `${many(waiting, "device")} still to take a release` : "Every device runs what is wanted of it"}</h1>
       <p class="muted">A release is wanted of a group or of some devices first; each device checks it, tries it beside the old one and goes back by itself when it is worse.</p></div></div>
     ${error ? html`<${Problem} error=${error} />` : null}
     <div class="split">
@@ -70,14 +70,14 @@ function Group({ group, list, live, want }) {
   const size = groups.value.find((one) => one.name === group)?.devices ?? 0;
   const sorted = [...list].sort((a, b) => b.number - a.number);
   return html`<${Panel} title=${group} aside=${html`<span class="muted">${many(size, "device")}</span>`}>
-    <div class="scroll-x" tabindex="0" role="region" aria-label=${`Releases of ${group}`}><table class="releases"><thead><tr><th scope="col">Release</th><th scope="col">Wanted and running</th><th scope="col" class="number">In alarm</th><th scope="col">Made</th>${may("admin") ? html`<th scope="col"><span class="hidden">Action</span></th>` : null}</tr></thead>
+    <div class="scroll-x" tabindex="0" role="region" aria-label=${`Releases of ${group}`}><table class="releases"><thead><tr><th scope="col">Release</th><th scope="col">Wanted and running</th><th scope="col" class="number">In alarm</th><th scope="col" class="made">Made</th>${may("admin") ? html`<th scope="col"><span class="hidden">Action</span></th>` : null}</tr></thead>
     <tbody>${sorted.map((one) => {
       const now = live.get(`${group} ${one.number}`);
       return html`<tr key=${one.number}>
         <td><b>${one.number}</b> <code title=${one.digest}>${short(one.digest)}</code><br /><span class="muted">${one.note || bytes(one.size_bytes)}</span></td>
         <td class="progress-cell"><${Progress} wanted=${one.wanted} running=${one.running} size=${Math.max(size, one.wanted, one.running, 1)} /></td>
         <td class="number">${now?.devices ? html`${count(now.alarm)} <span class="muted">of ${count(now.devices)}</span>` : "–"}</td>
-        <td class="muted">${stamp(one.created_s)}</td>
+        <td class="muted made">${stamp(one.created_s)}</td>
         ${may("admin") ? html`<td class="number"><button type="button" onClick=${() => want(one)}>Want it</button></td>` : null}
       </tr>`;
     })}</tbody></table></div>

@@ -24,7 +24,7 @@ export function SystemPage() {
   if (!value) return error ? html`<h1>System</h1><${Problem} error=${error} />` : html`<h1 class="loading">System</h1><${Waiting} lines=${9} />`;
   const counts = Object.entries(value.counts).filter(([, figure]) => typeof figure === "number" || typeof figure === "string");
   return html`
-    <div class="page-head"><div><h1 class=${value.losing ? "losing" : ""}>${value.losing ? html`<span class="bad">Data is being lost</span>` : "No data is lost"}</h1><p class="muted" role="status">${value.text}</p></div></div>
+    <div class="page-head"><div><h1 class=${value.losing ? "losing" : ""}>${value.losing ? html`<span class="bad">Data is being lost</span>` : value.late ? "Data is late" : "No data is lost"}</h1><p class="muted" role="status">${value.text}</p></div></div>
     ${error ? html`<${Problem} error=${error} />` : null}
     <${Facts} facts=${[["Store", `${value.store.kind}${value.store.size_bytes === null ? "" : `, ${bytes(value.store.size_bytes)}`}`], ["Deliveries", `${count(value.deliveries.delivered)} delivered`], ["Waiting", count(value.deliveries.waiting)], ["Failed", value.deliveries.failed ? html`<b class="bad">${count(value.deliveries.failed)}</b>` : "0"], ["Dead letters", count(Object.values(value.dead_letters).reduce((a, b) => a + b, 0))], ["This page", linkage.value.state]]} />
     <div class="split">

@@ -69,9 +69,9 @@ export function Table() {
         )}
       </tr></thead>
       <tbody>
-        ${first ? html`<tr key="before" aria-hidden="true" class="spacer" style=${{ height: `${first * ROW_PX}px` }}><td colspan="6"></td></tr>` : null}
+        ${first ? html`<tr key="before" aria-hidden="true" class="spacer" style=${{ height: `${first * ROW_PX}px` }}><td></td></tr>` : null}
         ${shown.map((n, at) => html`<${Row} key=${rows.names[n]} n=${n} index=${first + at + 2} />`)}
-        ${after ? html`<tr key="after" aria-hidden="true" class="spacer" style=${{ height: `${after * ROW_PX}px` }}><td colspan="6"></td></tr>` : null}
+        ${after ? html`<tr key="after" aria-hidden="true" class="spacer" style=${{ height: `${after * ROW_PX}px` }}><td></td></tr>` : null}
       </tbody>
     </table>
     ${list.length ? null : html`<p class="empty">No device fits the filter.</p>`}
