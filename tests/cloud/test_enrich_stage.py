@@ -262,8 +262,9 @@ def endless(path: Path) -> EnrichModel:
     return EnrichModel(str(path), ["score_ratio"], timeout_s=0.2)
 
 
-def test_a_model_that_never_ends_holds_up_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _, engine = new_store(tmp_path)
+def test_a_model_that_never_ends_holds_up_no_alarm(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     put_device(engine, "d1")
     failed: list[int] = []
     stage = stage_of(engine, failed, enrich={"model": endless(tmp_path / "long.onnx")})
@@ -295,10 +296,9 @@ def test_a_late_call_is_asked_to_end_and_the_next_is_made_after_a_rest() -> None
 
 
 def test_a_model_whose_file_is_changed_is_read_anew_and_a_bad_one_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watched, "LOOK_S", 0.0)
-    _, engine = new_store(tmp_path)
     put_device(engine, "d1")
     failed: list[int] = []
     refused: list[int] = []
