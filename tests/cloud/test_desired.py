@@ -121,8 +121,7 @@ def test_releases_show_who_wants_and_who_runs_them(engine: Engine) -> None:
     assert (row["number"], row["wanted"], row["running"], row["waiting"]) == (1, 2, 1, 1)
 
 
-def test_who_runs_a_release_unasked_does_not_hide_who_still_has_to_take_it(tmp_path: Path) -> None:
-    _, engine = new_store(tmp_path)
+def test_who_runs_a_release_unasked_does_not_hide_who_still_has_to_take_it(engine: Engine) -> None:
     hear(engine, "d1", "d2")
     desired.assign(engine, release(1), URL)
     said = summary(2, reported=reported(release=1, digest=DIGEST))
