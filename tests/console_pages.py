@@ -70,6 +70,7 @@ def page_of(
     try:
         if before:
             page.add_init_script(before)
+        page.emulate_media(color_scheme=options["color_scheme"])  # an earlier test may have changed it
         with _Watch(page, console.base) as watch:
             page.goto(console.base + path)
             yield page
@@ -88,7 +89,6 @@ def _empty(context: BrowserContext, page: Page) -> None:
     for tab in context.pages:
         if tab != page:
             tab.close()
-    page.emulate_media()  # back to the context's own
     page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     page.goto("about:blank")
     context.clear_cookies()
