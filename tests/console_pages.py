@@ -77,7 +77,7 @@ def page_of(
             if not before:
                 _empty(page.context, page)
                 again = True
-        assert watch.wrong == []
+        assert watch.wrong == [], watch.wrong
     finally:
         if again:
             spare.append(page)
