@@ -122,9 +122,12 @@ def verdict(counts: dict[str, int], stages: list[Stage], sent: Deliveries) -> tu
     if counts["missing"]:
         late.append(f"{counts['missing']:,} events are on their way or lost")
     # A store stage that is gone for a day is in no list any more; what it would have stored is missing all the same.
-    if not any(stage.stage == STORE and not stage.stale for stage in stages):
+    up = {stage.stage for stage in stages if not stage.stale}
+    if STORE not in up:
         late.append("no store stage is up: what arrives waits in Kafka")
-    late += [f"stage {stage.stage} has not been heard of since" for stage in stages if stage.stale]
+    # An instance that is gone while others of its stage are up has been taken away.
+    gone = dict.fromkeys(stage.stage for stage in stages if stage.stage not in up)
+    late += [f"stage {name} has not been heard of since" for name in gone]
     if lost or late:
         return bool(lost), bool(late), "; ".join(lost + late)
     return False, False, f"nothing is lost: {counts['events']:,} events stored, none missing"

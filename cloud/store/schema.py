@@ -76,7 +76,8 @@ def _engine(url: str, *, create: bool) -> Engine:
         name = parsed.database or ""
         if not create and parsed.get_backend_name() == "sqlite" and not Path(name).is_file():
             raise StoreError(f"store {name}: no such file; `covey cloud run` makes it")
-        engine = sa.create_engine(parsed)
+        # A server that was restarted, or a proxy that hung up, costs nobody a request: each connection is tried before it is used.
+        engine = sa.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", _sqlite_connect)
             sa.event.listen(engine, "begin", _sqlite_begin)

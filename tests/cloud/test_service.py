@@ -7,7 +7,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from servers import free_port
+import pytest
+import sqlalchemy as sa
+
+from cloud.store import schema
+from servers import Postgres, free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,3 +42,16 @@ def test_a_running_stage_spares_the_collector(tmp_path: Path) -> None:
     before, while_running, frozen = json.loads(done.stdout)
     assert while_running >= 200_000 > before  # a batch of 20,000 summaries makes about 140,000 objects
     assert frozen > 10_000  # whatever was imported
+
+
+@pytest.mark.broker
+def test_a_connection_that_went_with_its_server_costs_nobody_a_request(tmp_path: Path) -> None:
+    with Postgres(tmp_path / "postgres") as server:
+        engine = schema.open_store(server.database())
+        with schema.read(engine) as connection:
+            before = connection.execute(sa.text("SELECT 1")).scalar_one()
+        server.kill9()
+        server.start()
+        with schema.read(engine) as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar_one() == before
+        engine.dispose()

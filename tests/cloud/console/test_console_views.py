@@ -213,6 +213,11 @@ def test_the_system_says_in_one_sentence_whether_data_are_lost(engine: Engine):
     assert late.stages[0].stale
     assert (late.losing, late.late) == (False, True)
     assert "stage store has not been heard of" in late.text
+    with schema.write(engine) as connection:  # an instance that was taken away, beside one that is up
+        more = {"stage": "store", "instance": "host:2", "partitions": 0, "lag": 0, "rate": 0.0, "wanted": 1}
+        connection.execute(sa.insert(tables.stages).values(**more, seen_s=ev.now() + 30))
+    fewer = system_view.system(engine, {}, ev.now() + 31)
+    assert (len(fewer.stages), fewer.late, fewer.text) == (2, False, calm.text)
     lost = {**calm.counts, "dropped": 1200, "missing": 3}
     assert system_view.verdict(lost, calm.stages, system_view.Deliveries()) == (
         True,
