@@ -178,13 +178,9 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of load")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    found = figures(options.seconds)
-    if options.json:
+def tell(found: dict[str, dict[str, Any]], *, as_json: bool) -> int:
+    """Print the figures; the exit code: 1 where a goal is missed."""
+    if as_json:
         print(json.dumps(found))
     else:
         print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -192,6 +188,15 @@ def main() -> int:
             goal = "" if row["goal"] is None else f"goal {row['goal']:g}  {'met' if row['met'] else 'MISSED'}"
             print(f"{name:<14} {row['value']:>10g} {row['unit']:<24} {goal}")
     return 0 if all(row["met"] is not False for row in found.values()) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of load")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = figures(options.seconds)
+    return tell(found, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,6 @@ What it does not show: days; a real network's broken lines; many browsers.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import re
 import statistics
 import sys
@@ -28,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from bench_console import DEVICES, HEAP, WATCH, Load, rss_bytes, usable_s, window_at  # noqa: E402
+from bench_console import DEVICES, HEAP, WATCH, Load, rss_bytes, tell, usable_s, window_at  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 import cloud_events as ev  # noqa: E402
@@ -177,14 +174,7 @@ def main() -> int:
     options = parser.parse_args()
     looks, sent = run(options.minutes, options.per_s, options.every)
     found = figures(looks, options.minutes, sent)
-    if options.json:
-        print(json.dumps(found))
-    else:
-        print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-        for name, row in found.items():
-            goal = "" if row["goal"] is None else f"goal {row['goal']:g}  {'met' if row['met'] else 'MISSED'}"
-            print(f"{name:<14} {row['value']:>10g} {row['unit']:<24} {goal}")
-    return 0 if all(row["met"] is not False for row in found.values()) else 1
+    return tell(found, as_json=options.json)
 
 
 if __name__ == "__main__":
