@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from cloud.stream import context as fleet
 from cloud.stream.fleet_view import Answer, FleetView
-from cloud.stream.group import Out
 from cloud.stream.model import Model, ModelFailed
+from cloud.stream.sinks import Out
 from cloud.stream.spans import Spans
 from cloud.stream.stage import Made, dead_letter
 from cloud.stream.watched import Watched

@@ -42,6 +42,7 @@ class Metrics:
             "covey_stage_consumers_wanted", "Instances that the whole stage's expected lag needs", of, registry=registry
         )
         self.partitions = Gauge("covey_stage_partitions", "Partitions that this instance has", of, registry=registry)
+        self.unread = Gauge("covey_stage_unread_partitions", "Partitions that no instance has", of, registry=registry)
         self.processed = Counter("covey_stage_processed", "Messages processed", (*of, "result"), registry=registry)
         self.seconds = Histogram(
             "covey_stage_batch_seconds", "From a batch's receipt to its commit", of, buckets=SECONDS, registry=registry
@@ -86,7 +87,7 @@ class StageGauge:
         self._busy_s += seconds
         self._metrics.seconds.labels(self._stage).observe(seconds)
 
-    def look(self, behind: int, ends: int, places: Sequence[Place], detail: str) -> None:
+    def look(self, behind: int, ends: int, places: Sequence[Place], unread: int, detail: str) -> None:
         """Tell where it is; a store that does not take the row now gets the next one."""
         sample = lag.Sample(time.monotonic(), ends, self._processed, self._busy_s)
         found = self._history.add(sample, tuple(places))
@@ -94,6 +95,7 @@ class StageGauge:
         metrics.lag.labels(stage).set(behind)
         metrics.expected.labels(stage).set(lag.expected(behind, found))
         metrics.partitions.labels(stage).set(len(places))
+        metrics.unread.labels(stage).set(unread)
         row = {"partitions": len(places), "lag": behind, "rate": found.processed, "detail": detail[:256]}
         try:
             wanted = self._write(row, found, places)

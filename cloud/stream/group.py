@@ -1,28 +1,20 @@
-"""How stages read and write: consumer groups, committed offsets, Kafka transactions.
+"""How stages read: consumer groups and committed offsets; sinks.py writes.
 
 `Member` shares partitions with the other members of its group; `Alone` takes all of them (the embedded broker, where a
 join takes seconds and one process reads). Both say where they are, how far behind, and whether they still hold what they have read.
-A source or sink that has raised is given up and made anew: a new one begins at what is committed.
+A source that has raised is given up and made anew: a new one begins at what is committed.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from cloud.stream.kafka import (
-    METADATA_TIMEOUT_S,
-    Place,
-    Reader,
-    Record,
-    Writer,
-    client_settings,
-    consumer_settings,
-    told,
-)
+from cloud.stream.kafka import METADATA_TIMEOUT_S, Place, Reader, Record, consumer_settings, told
+from cloud.stream.unread import Watch
 from covey.errors import LinkError
 
 if TYPE_CHECKING:
@@ -34,18 +26,7 @@ _log = logging.getLogger("cloud.group")
 
 NEW_PARTITIONS_S = 5.0  # how often to look for topics and partitions that have appeared
 SESSION_MS = 10_000  # a member that is silent for so long has lost its partitions
-TRANSACTION_MS = 10_000  # a transaction that nobody ends holds readers back for so long
 QUEUED_KB = 65_536  # fetched and not yet processed
-WAIT_S = 10.0  # for one step of a transaction
-
-
-class Out(NamedTuple):
-    """One message to produce."""
-
-    topic: str
-    key: str
-    value: bytes
-    traceparent: str = ""
 
 
 class Source(Reader):
@@ -65,6 +46,7 @@ class Source(Reader):
         self._held = False
         self._early: list[Record] = []  # came while held back
         self.given_away = 0  # how often partitions were taken from us
+        self.unread = 0  # partitions of our topics that no member of the group has
 
     @property
     def places(self) -> set[Place]:
@@ -203,6 +185,8 @@ class Alone(Source):
 class Member(Source):
     """A member of the stage's consumer group, under the same name over restarts: a killed one comes back at once.
 
+    Where a partition is left to nobody, one member leaves and joins again, which has the group share anew.
+
     Source: KIP-345 (static membership), KIP-429 (cooperative rebalancing).
     """
 
@@ -214,7 +198,8 @@ class Member(Source):
         topics: Iterable[str],
         begin: Callable[[Sequence[Place]], Mapping[Place, int]] | None,
     ) -> None:
-        settings = consumer_settings(config, f"{config.consumer_group}-{stage}") | {
+        group = f"{config.consumer_group}-{stage}"
+        settings = consumer_settings(config, group) | {
             "group.instance.id": instance,
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": SESSION_MS,
@@ -223,12 +208,26 @@ class Member(Source):
             "topic.metadata.refresh.interval.ms": int(NEW_PARTITIONS_S * 1000),
         }
         super().__init__(config, topics, settings, begin)
-        self._consumer.subscribe(list(self._topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
+        self._watch = Watch(config, group, instance, self._topics)
+        self._subscribe()
+
+    def batch(self, most: int, wait_s: float, gather_s: float = 0.01) -> list[Record]:
+        """As `Reader.batch`; joins anew where the group has left a partition to nobody and it is on us to mend that."""
+        if not self._held:
+            if self._watch.ours_to_mend():
+                _log.warning("%s: a partition is read by nobody, joining anew", self._topics[0])
+                self._consumer.unsubscribe()  # unlike `close`, this tells the group that we leave
+                self._subscribe()
+            self.unread = len(self._watch.unread)
+        return super().batch(most, wait_s, gather_s)
 
     @property
     def metadata(self) -> object:
         """What a transaction needs to fence a member that has been replaced."""
         return self._consumer.consumer_group_metadata()
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(list(self._topics), on_assign=self._given, on_revoke=self._taken, on_lost=self._taken)
 
     def _given(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         new = [(one.topic, one.partition) for one in places]
@@ -256,88 +255,3 @@ class Member(Source):
             self._next.pop(place, None)
         self._early = [one for one in self._early if (one.topic, one.partition) not in gone]
         self.given_away += 1
-
-
-class Plain:
-    """Produces, waits until all is delivered, then commits the offsets: at least once."""
-
-    def __init__(self, config: CloudConfig) -> None:
-        self._writer = Writer(config)
-
-    def send(self, messages: Sequence[Out], offsets: Mapping[Place, int], source: Source) -> None:
-        """Produce and commit.
-
-        Raises:
-            LinkError: something was not delivered; nothing is committed.
-        """
-        delivered: list[bool] = []
-        for one in messages:
-            headers = {"traceparent": one.traceparent} if one.traceparent else None
-            while not self._writer.produce(one.topic, one.key, one.value, delivered.append, headers):
-                self._writer.flush(0.1)
-        if messages:
-            self._writer.flush(WAIT_S)
-        if delivered.count(True) < len(messages):
-            missing = len(messages) - delivered.count(True)
-            raise LinkError(f"kafka: {missing} of {len(messages)} messages not delivered")
-        source.commit(offsets)
-
-
-class Transactions:
-    """Produces and commits the offsets in one Kafka transaction: a reader of committed messages sees each once.
-
-    Source: KIP-98 (transactions), KIP-447 (fencing by the group's generation).
-    """
-
-    def __init__(self, config: CloudConfig, name: str) -> None:
-        """Take the name over: what an earlier owner began and did not end is undone.
-
-        Raises:
-            LinkError: no broker answers.
-        """
-        self._kafka = config.kafka
-        settings = client_settings(config) | {
-            "transactional.id": name,
-            "transaction.timeout.ms": TRANSACTION_MS,
-            "message.timeout.ms": TRANSACTION_MS,
-            "linger.ms": 1,
-        }
-        self._producer = Producer(settings)
-        self._step(self._producer.init_transactions, WAIT_S)
-
-    def send(self, messages: Sequence[Out], offsets: Mapping[Place, int], source: Member) -> None:
-        """Produce and commit: all of it or nothing.
-
-        Raises:
-            LinkError: nothing is committed, or it cannot be told; begin anew at what is committed.
-        """
-        self._step(self._producer.begin_transaction)
-        for one in messages:
-            self._produce(one)
-        places = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        self._step(self._producer.send_offsets_to_transaction, places, source.metadata, WAIT_S)
-        self._step(self._producer.commit_transaction, WAIT_S)
-
-    def _produce(self, one: Out) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [("traceparent", one.traceparent)] if one.traceparent else []
-        while True:
-            try:
-                self._producer.produce(one.topic, one.value, one.key or None, headers=headers)
-                return
-            except BufferError:
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                raise LinkError(f"kafka {self._kafka}: {one.topic}: {told(error)}") from error
-
-    def _step(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """One step, again while the library says that it may be tried again and the time is not up."""
-        end = time.monotonic() + WAIT_S
-        while True:
-            try:
-                call(*arguments)
-                return
-            except KafkaException as error:
-                inner = error.args[0]
-                if isinstance(inner, KafkaError) and inner.retriable() and time.monotonic() < end:
-                    continue
-                raise LinkError(f"kafka {self._kafka}: transaction: {told(error)}") from error

@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 from cloud.store import schema, tables
 from cloud.stream import rules
 from cloud.stream.beginnings import Beginnings, Way
-from cloud.stream.group import Out
+from cloud.stream.sinks import Out
 from cloud.stream.spans import Spans
 from cloud.stream.stage import Made, dead_letter
 from covey import topics, wire

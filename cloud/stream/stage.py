@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cloud.store.schema import StoreRefusesError
-from cloud.stream.group import Alone, Member, Out, Plain, Transactions
+from cloud.stream.group import Alone, Member
+from cloud.stream.sinks import Out, Plain, Transactions
 from covey import topics, wire
 from covey.errors import LinkError, StoreError
 from covey.runtime import Backoff
@@ -81,8 +82,8 @@ class Gauge(Protocol):
     def done(self, results: Mapping[str, int], seconds: float) -> None:
         """A batch was processed."""
 
-    def look(self, behind: int, ends: int, places: Sequence[Place], detail: str) -> None:
-        """Where the stage is, every few seconds."""
+    def look(self, behind: int, ends: int, places: Sequence[Place], unread: int, detail: str) -> None:
+        """Where the stage is, every few seconds; `unread`: partitions that no instance has."""
 
 
 class BatchSize:
@@ -226,7 +227,7 @@ class Loop:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             behind, ends = source.lag()
-            self._gauge.look(behind, ends, sorted(source.places), detail)
+            self._gauge.look(behind, ends, sorted(source.places), source.unread, detail)
 
 
 def dead_letter(reason: str, detail: str, record: Record) -> Out:
