@@ -157,6 +157,20 @@ def test_an_instance_that_has_not_seen_the_beginning_asks_the_store(engine: Engi
     assert ways(stage_of(engine).process("b", [other])) == [(topics.ALARMS_LOW, "")]
 
 
+def test_an_end_finds_what_its_targets_were_told_while_the_store_stage_is_behind(engine: Engine) -> None:
+    stage_of(engine).process("b", [record(1, top_channel="acc.z"), record(3, top_channel="baro")])
+    assert rows(engine) == [("d1", 1, "ops")]
+    ends = [record(n + 1, state="end", alarm_id=f"a{n}", top_channel="motor.m1") for n in (1, 3)]
+    other = record(2, device="d2", state="end", alarm_id="a1", top_channel="baro")
+    # Nobody was told of the third alarm's beginning: its end goes by its own figures.
+    alone = ways(stage_of(engine).process("b", [ends[1]]))
+    assert ways(stage_of(engine).process("b", [*ends, other])) == [
+        (topics.ALARMS_HIGH, "acc"),
+        *alone,
+        (topics.ALARMS_LOW, ""),
+    ]
+
+
 def test_an_end_whose_rule_is_gone_keeps_its_level_and_tells_nobody(engine: Engine) -> None:
     now = [parse(RULES, "t")]
     stage = RouteStage(lambda: now[0], engine)

@@ -46,6 +46,14 @@ def test_another_host_name_reads_nothing_on_loopback(console: rig.Console, host:
             assert "csrf" not in answer.text
 
 
+@pytest.mark.parametrize("host", ["10.0.0.1:8300", "evil.example", ""])
+def test_probes_may_ask_by_any_name_and_read_one_word(console: rig.Console, host: str):
+    with console.client() as client:
+        for path in ("/healthz", "/readyz"):
+            answer = client.get(path, headers={"host": host})
+            assert (answer.status_code, answer.json()) == (200, {"ok": True}), path
+
+
 @pytest.mark.parametrize("host", ["localhost:1", "127.0.0.1", "[::1]:8300", "LOCALHOST"])
 def test_loopbacks_own_names_are_answered(console: rig.Console, host: str):
     with console.client() as client:
