@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cloud.deliver")
 
 LOOK_S = 0.25
-TAKE = 20  # deliveries of a target claimed at once
+TAKE = 50  # deliveries of a target claimed at once
+GO_ON_S = 5.0  # a worker claims more of its target for so long; then the rules are looked at again
 SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
 MOST_DUE = 1000
 MOST_TARGETS = 128  # at work at once
@@ -87,7 +88,8 @@ class Deliver:
                 del self._at_work[target]
                 work.result()  # what went wrong there and is no outage ends us
         now, routing = time.time(), self._now()
-        due = self._due(now)
+        # Those at work are left out, so that what waits for a slow target hides nobody else's.
+        due = self._due(now, tables.deliveries.c.target.not_in(list(self._at_work)), MOST_DUE)
         for target in dict.fromkeys(one.target for one in due):
             mine = [one for one in due if one.target == target]
             if target not in routing.webhooks and target not in routing.mailboxes:
@@ -104,14 +106,13 @@ class Deliver:
             with schema.read(self._engine) as connection:
                 self._metrics.delivery_waiting.set(connection.execute(query).scalar_one())
 
-    def _due(self, now: float) -> list[Due]:
+    def _due(self, now: float, whose: sa.ColumnElement[bool], most: int) -> list[Due]:
         table = tables.deliveries
-        # Those at work are left out, so that what waits for a slow target hides nobody else's.
         query = (
             sa.select(table)
-            .where(table.c.state == "waiting", table.c.next_s <= now, table.c.target.not_in(list(self._at_work)))
+            .where(table.c.state == "waiting", table.c.next_s <= now, whose)
             .order_by(table.c.next_s, table.c.device, table.c.seq)
-            .limit(MOST_DUE)
+            .limit(most)
         )
         with schema.read(self._engine) as connection:
             return [
@@ -144,22 +145,35 @@ class Deliver:
         if hook is None:
             self._settle([(due, self._tell(due, partial(_mail, routing, target, due)))])
             return
+        end = time.monotonic() + GO_ON_S
+        with webhook.Line(hook) as line:
+            while due and self._post_all(line, due) and time.monotonic() < end:
+                now = time.time()
+                due = self._due(now, tables.deliveries.c.target == target, TAKE)
+                due = self._claim(due, now + _lease_s(routing, target)) if due else []
+
+    def _post_all(self, line: webhook.Line, due: Sequence[Due]) -> bool:
+        """Try each; False: some were put back, and it is not the time for more."""
         done: list[tuple[Sequence[Due], webhook.Answer]] = []
         began = settled = time.monotonic()
+        whole = True
         for n, one in enumerate(due):
             late = n > 0 and time.monotonic() - began > MARGIN_S  # the claim may not last for another try
             if late or self._stop.is_set():
                 self._put_back(due[n:], 0.0)
+                whole = False
                 break
-            answer = self._tell([one], partial(webhook.post, hook, str(one.identity), one.body))
+            answer = self._tell([one], partial(line.post, str(one.identity), one.body))
             done.append(([one], answer))
             if answer.busy:
                 self._put_back(due[n + 1 :], answer.asked_s or retry.BASE_S)
+                whole = False
                 break
             if time.monotonic() - settled >= SETTLE_S:
                 self._settle(done)
                 done, settled = [], time.monotonic()
         self._settle(done)
+        return whole
 
     def _put_back(self, due: Sequence[Due], wait_s: float) -> None:
         """Give back what was claimed and not tried."""

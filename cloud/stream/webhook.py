@@ -6,6 +6,7 @@ Source: Standard Webhooks specification 1.0, "Signature scheme": v1 is base64(HM
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -19,7 +20,11 @@ from cloud.stream.rules_file import secret
 from covey.errors import ConfigError
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from cloud.stream.rules_file import Webhook
+
+MOST_READ = 65_536  # bytes of an answer; after more, or an unknown length, the connection is made anew
 
 
 class Answer(NamedTuple):
@@ -51,36 +56,75 @@ def headers(message: str, timestamp: int, body: bytes, key: bytes | None) -> dic
     return found
 
 
-def post(hook: Webhook, message: str, body: bytes) -> Answer:
-    """One try; whatever goes wrong is told in the answer.
+class Line:
+    """One webhook's connection, kept open over messages. Use in `with`, from one thread.
 
-    Args:
-        hook: where to.
-        message: id of the event, the same in every try.
-        body: the event's bytes.
+    A receiver may close it between two messages, and a message that finds it closed is sent once more on a new one: it may
+    have been heard, and carries the same id.
     """
-    parts = urlsplit(hook.url)
-    host = parts.hostname or ""
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection: http.client.HTTPConnection | None = None
-    try:
-        key = secret(hook.secret_file) if hook.secret_file else None
-        if parts.scheme == "https":
-            context = ssl.create_default_context(cafile=hook.ca_file or None)
-            connection = http.client.HTTPSConnection(host, parts.port, timeout=hook.timeout_s, context=context)
-        else:
-            connection = http.client.HTTPConnection(host, parts.port, timeout=hook.timeout_s)
-        connection.request("POST", path, body, headers(message, int(time.time()), body, key))
+
+    def __init__(self, hook: Webhook) -> None:
+        self._hook = hook
+        self._connection: http.client.HTTPConnection | None = None
+        parts = urlsplit(hook.url)
+        self._scheme, self._host, self._port = parts.scheme, parts.hostname or "", parts.port
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def post(self, message: str, body: bytes) -> Answer:
+        """One try; whatever goes wrong is told in the answer.
+
+        Args:
+            message: id of the event, the same in every try.
+            body: the event's bytes.
+        """
+        try:
+            key = secret(self._hook.secret_file) if self._hook.secret_file else None
+            sent = headers(message, int(time.time()), body, key)
+            if self._connection is not None:
+                with contextlib.suppress(ConnectionError, http.client.BadStatusLine):  # RemoteDisconnected is both
+                    return self._exchange(self._connection, body, sent)
+                self._close()
+            self._connection = self._connect()
+            return self._exchange(self._connection, body, sent)
+        except ConfigError as error:
+            return Answer(taken=False, error=str(error)[:256])
+        except (OSError, http.client.HTTPException) as error:
+            self._close()
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            return Answer(taken=False, error=f"{self._scheme}://{self._host}: {told}"[:256], busy=True)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        timeout_s = self._hook.timeout_s
+        if self._scheme == "https":
+            context = ssl.create_default_context(cafile=self._hook.ca_file or None)
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+
+    def _exchange(self, connection: http.client.HTTPConnection, body: bytes, sent: dict[str, str]) -> Answer:
+        connection.request("POST", self._path, body, sent)
         response = connection.getresponse()
-        return judged(response.status, response.reason, response.getheader("Retry-After"), time.time())
-    except ConfigError as error:
-        return Answer(taken=False, error=str(error)[:256])
-    except (OSError, http.client.HTTPException) as error:
-        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Answer(taken=False, error=f"{parts.scheme}://{host}: {told}"[:256], busy=True)
-    finally:
-        if connection is not None:
-            connection.close()
+        answer = judged(response.status, response.reason, response.getheader("Retry-After"), time.time())
+        # What it says beside that is of no interest, but has to be read before the next message, if there is little of it.
+        length = response.length
+        if response.will_close or length is None or length > MOST_READ:
+            self._close()
+        else:
+            try:
+                response.read()
+            except (OSError, http.client.HTTPException):  # it has answered all the same
+                self._close()
+        return answer
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def judged(status: int, reason: str, retry_header: str | None, now_s: float) -> Answer:

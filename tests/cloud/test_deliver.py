@@ -28,7 +28,7 @@ from cloud.stream.gauges import Metrics
 from cloud.stream.kafka import Record
 from cloud.stream.route import RouteStage
 from cloud.stream.rules_file import Mailbox, Smtp, Webhook, parse, secret
-from cloud.stream.webhook import judged, post, signature
+from cloud.stream.webhook import Answer, Line, judged, signature
 from cloud_events import OUTBOX, alarm
 from covey import topics, wire
 from covey.errors import ConfigError
@@ -47,13 +47,28 @@ T = 1_770_000_000.0
 class Hook:
     """A webhook that answers what it is told to: a status with headers, or silence (0)."""
 
-    def __init__(self, *answers: tuple[int, dict[str, str]], context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *answers: tuple[int, dict[str, str]],
+        context: ssl.SSLContext | None = None,
+        keeps: bool = False,
+        hangs_up: bool = False,
+    ) -> None:
+        """`keeps`: connections stay open; `hangs_up`: it says so and closes them after each answer all the same."""
+        self.connections = 0
+        hook = self
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.answers = list(answers)
         self.let_go = threading.Event()
         requests, queue, let_go = self.requests, self.answers, self.let_go
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if keeps or hangs_up else "HTTP/1.0"
+
+            def setup(self) -> None:
+                super().setup()
+                hook.connections += 1
+
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 requests.append(({name.lower(): value for name, value in self.headers.items()}, content))
@@ -65,6 +80,7 @@ class Hook:
                 for name, value in extra.items():
                     self.send_header(name, value)
                 self.end_headers()
+                self.close_connection |= hangs_up
 
             def do_GET(self) -> None:
                 requests.append(({"method": "GET"}, b""))
@@ -100,6 +116,11 @@ def hooks(*made: Hook) -> Iterator[None]:
 
 def hook_of(port: int, scheme: str = "http", **more: Any) -> Webhook:
     return Webhook("hook", f"{scheme}://127.0.0.1:{port}/in?a=1", **{"timeout_s": 2.0, **more})
+
+
+def post(hook: Webhook, message: str, body: bytes) -> Answer:
+    with Line(hook) as line:
+        return line.post(message, body)
 
 
 @pytest.fixture
@@ -149,6 +170,28 @@ def test_redirects_are_not_followed() -> None:
     with hooks(hook):
         answer = post(hook_of(hook.port), "d1/o/1", b"{}")
     assert (answer.taken, answer.again, len(hook.requests)) == (False, True, 1)
+
+
+def test_messages_that_go_together_share_a_connection() -> None:
+    hook = Hook((500, {"Content-Length": "0"}), keeps=True)
+    with hooks(hook), Line(hook_of(hook.port)) as line:
+        assert [line.post(f"d1/o/{n}", b"{}").taken for n in range(4)] == [False, True, True, True]
+    assert (hook.connections, hook.ids) == (1, [f"d1/o/{n}" for n in range(4)])
+
+
+def test_a_receiver_that_hangs_up_between_messages_hears_each_once() -> None:
+    hook = Hook(hangs_up=True)
+    with hooks(hook), Line(hook_of(hook.port)) as line:
+        assert all(line.post(f"d1/o/{n}", b"{}").taken for n in range(4))
+    assert (hook.connections, hook.ids) == (4, [f"d1/o/{n}" for n in range(4)])
+
+
+@pytest.mark.parametrize("length", ["10", "1000000000"])
+def test_an_answer_whose_rest_does_not_come_is_an_answer(length: str) -> None:
+    hook = Hook((200, {"Content-Length": length}), keeps=True)
+    with hooks(hook), Line(hook_of(hook.port, timeout_s=0.5)) as line:
+        assert all(line.post(f"d1/o/{n}", b"{}").taken for n in range(2))
+    assert hook.connections == 2
 
 
 def test_tls_is_verified(tmp_path: Path) -> None:
