@@ -133,6 +133,23 @@ def test_a_phone_needs_no_scrolling_sideways(chromium: Browser, fleet: Fleet, pa
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
 
 
+SMALL = """() => [...document.querySelectorAll("a[href], button, select, input, summary")]
+    .filter((one) => !one.closest("p, .skip") && one.checkVisibility({ visibilityProperty: true }))
+    .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0 && (box.height < 24 || box.width < 24))
+    .map(([what, box]) => `${Math.round(box.width)} x ${Math.round(box.height)}: ${what}`)"""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_finger_is_to_hit_is_large_enough(chromium: Browser, fleet: Fleet, path: str) -> None:
+    """At least 24 x 24 CSS pixels, but for links in running text (WCAG 2.2, 2.5.8)."""
+    console, _, names = fleet
+    narrow = {"width": 360, "height": 740}
+    with page_of(chromium, console, path.format(names[0]), viewport=narrow, has_touch=True, is_mobile=True) as page:
+        there(page)
+        assert page.evaluate(SMALL) == []
+
+
 def test_a_console_that_is_gone_is_told_and_comes_back_by_itself(chromium: Browser, tmp_path: Path) -> None:
     with of_fleet(tmp_path, 30) as (console, engine, names):
         context = chromium.new_context()

@@ -3,7 +3,7 @@
 import { get, rows as rowsOf, url } from "../api.js";
 import { ago, bytes, count, span, stamp } from "../format.js";
 import { html, useEffect, useState } from "../html.js";
-import { Empty, Facts, Panel, Problem, useAsk, Waiting } from "../parts/bits.js";
+import { Empty, Facts, Panel, Problem, Said, useAsk, Waiting } from "../parts/bits.js";
 import { me } from "../session.js";
 import { linkage, now_s } from "../state/fleet.js";
 import { toWhy } from "../router.js";
@@ -34,7 +34,7 @@ export function SystemPage() {
         <${Deliveries} turn=${turn} />
       </div>
       <div class="stack">
-        ${notices.length || Object.keys(value.embedded).length ? html`<${Panel} title="Notices"><ul class="plain-list">${notices.map((one) => html`<li key=${one}>${one}</li>`)}${Object.entries(value.embedded).map(([name, one]) => html`<li key=${name}><b>${name}</b> is embedded: ${String(one)}</li>`)}</ul><//>` : null}
+        ${notices.length || Object.keys(value.embedded).length ? html`<${Panel} title="Notices"><ul class="plain-list">${notices.map((one) => html`<li key=${one}><${Said} text=${one} /></li>`)}${Object.entries(value.embedded).map(([name, one]) => html`<li key=${name}><b>${name}</b> is embedded: ${String(one)}</li>`)}</ul><//>` : null}
         <${Panel} title="Counted"><${Facts} facts=${counts.map(([name, figure]) => [words(name), typeof figure === "number" ? count(figure) : String(figure)])} /><//>
       </div>
     </div>`;

@@ -36,6 +36,9 @@ export function Bars({ shares, most = 8 }) {
   </ul>`;
 }
 
+/** A sentence with `commands` in it. @param {{ text: string }} props */
+export const Said = ({ text }) => html`${text.split("`").map((part, n) => (n % 2 ? html`<code>${part}</code>` : part))}`;
+
 /** @param {{ error: unknown }} props */
 export const Problem = ({ error }) => html`<p class="problem" role="alert">${words(error)}</p>`;
 

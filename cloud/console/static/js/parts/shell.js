@@ -6,6 +6,7 @@ import { go, route } from "../router.js";
 import { loggedIn, logout, may, me } from "../session.js";
 import { counts, linkage, now_s, skew_s } from "../state/fleet.js";
 import { theme, toggleTheme } from "../theme.js";
+import { Said } from "./bits.js";
 
 /** @type {[string, string, string, string][]} page, address, name, icon */
 const PAGES = [
@@ -96,7 +97,7 @@ function Notices({ notices }) {
   const [gone, setGone] = useState(sessionStorage.getItem("covey-notices") === mark);
   if (gone) return null;
   return html`<aside class="notices" aria-label="Notices">
-    <p>${notices[0]}${notices.length > 1 ? html` <a href="/system">and ${notices.length - 1} more</a>` : null}</p>
+    <p><${Said} text=${notices[0]} />${notices.length > 1 ? html` <a href="/system">and ${notices.length - 1} more</a>` : null}</p>
     <button type="button" class="plain" onClick=${() => (sessionStorage.setItem("covey-notices", mark), setGone(true))}>Hide</button>
   </aside>`;
 }
