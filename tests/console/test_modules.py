@@ -97,6 +97,25 @@ def test_lines_of_the_inbox_begin_with_incidents_and_keep_the_order_of_the_rest(
     assert run(page, "state/inbox.js", code) == [["i", "d1 x", "d4 x"], ["i", "d2 x", "d3 x", "d1 x", "d4 x"]]
 
 
+def test_what_is_looked_at_keeps_its_place_when_it_leaves_the_list(page: Page) -> None:
+    code = (
+        "const alarm = (device) => ({ device, alarm_id: 'x' });"
+        "const of = (...names) => names.map(alarm);"
+        "const line = (...names) => m.lines(of(...names), [], new Set());"
+        "const [looked] = line('d2');"
+        "const ids = (all) => all.map((one) => [one.id, one.gone ?? null]);"
+        "const incident = { id: 'i', alarms: [['d2', 'x'], ['d3', 'x']] };"
+        "return [m.withLooked(line('d1', 'd2'), looked, 1, of('d1', 'd2')), m.withLooked(line('d1', 'd3'), looked, 1, of('d1', 'd3')),"
+        " m.withLooked(m.lines(of('d2', 'd3'), [incident], new Set()), looked, 0, of('d2', 'd3')), m.withLooked(line('d1'), null, 0, of('d1'))].map(ids);"
+    )
+    assert run(page, "state/inbox.js", code) == [
+        [["d1 x", None], ["d2 x", None]],  # still listed
+        [["d1 x", None], ["d2 x", True], ["d3 x", None]],  # judged by another
+        [["d2 x", False], ["i", None]],  # part of an incident by now: to be judged alone all the same
+        [["d1 x", None]],
+    ]
+
+
 def test_addresses_mean_pages_with_names_that_need_escaping(page: Page) -> None:
     code = "return ['/', '/why/d%201/a%2Fb', '/devices/x', '/learning/ab', '/nowhere'].map((path) => m.parse(path)).map((one) => [one.page, one.device ?? one.run ?? null, one.alarm_id ?? null]);"
     assert run(page, "router.js", code) == [

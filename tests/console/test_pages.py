@@ -202,6 +202,43 @@ def test_alarms_that_arrive_do_not_slide_under_the_hand_that_judges(chromium: Br
         connection.execute(sa.update(tables.alarms).where(mine).values(verdict="rejected", changed=change))
 
 
+def test_what_another_operator_judges_stays_under_the_eyes_of_who_looks_at_it(chromium: Browser, fleet: Fleet) -> None:
+    console, engine, names = fleet
+    for n, when_s in ((30, 20.0), (31, 10.0)):
+        raise_alarm(engine, names[n], "both", "two.hands", time.time() - when_s, seq=90)
+
+    def judge(name: str, verdict: str) -> None:
+        with console.client() as other:
+            other.headers["X-CSRF-Token"] = other.get("/api/me").json()["csrf"]
+            done = other.post(f"/api/alarms/{name}/both/verdict", json={"verdict": verdict})
+            assert done.status_code == 201, done.text
+
+    def verdict(name: str) -> str:
+        with console.client() as other:
+            return str(other.get(f"/api/alarms/{name}/both").json()["verdict"])
+
+    with page_of(chromium, console, "/inbox") as page:
+        page.get_by_label("Channel").fill("two.hands")
+        page.keyboard.press("Tab")
+        expect(page.locator(".alarm-line")).to_have_count(2)
+        current = page.locator(".alarm-line[aria-current=true]")
+        page.locator(".alarm-pick").first.click()
+        expect(current.locator("b").first).to_have_text(names[31])
+        judge(names[31], "rejected")
+        expect(current).to_contain_text("judged meanwhile")
+        expect(current.locator("b").first).to_have_text(names[31])
+        expect(page.locator(".aside")).to_contain_text("rejected by")
+        page.keyboard.press("c")
+        expect(page.get_by_text("It needs no verdict any more")).to_be_visible()
+        page.keyboard.press("j")
+        expect(current.locator("b").first).to_have_text(names[30])
+        expect(page.locator(".alarm-line")).to_have_count(1)
+        assert [verdict(names[n]) for n in (30, 31)] == ["", "rejected"]
+        page.keyboard.press("c")
+        expect(page.locator(".alarm-line")).to_have_count(0)
+        assert verdict(names[30]) == "confirmed"
+
+
 def test_bytes_that_were_changed_in_the_store_get_no_tick(chromium: Browser, fleet: Fleet) -> None:
     console, engine, names = fleet
     alarm = 3  # of window, model, score, alarm

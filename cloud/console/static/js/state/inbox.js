@@ -3,10 +3,26 @@
 /** @typedef {import("../types").Alarm} Alarm */
 /** @typedef {import("../types").AlarmKey} AlarmKey */
 /** @typedef {import("../types").Incident} Incident */
-/** @typedef {{ id: string, incident: Incident | null, alarms: Alarm[], keys: AlarmKey[], child: boolean }} Line */
+/** @typedef {{ id: string, incident: Incident | null, alarms: Alarm[], keys: AlarmKey[], child: boolean, gone?: boolean }} Line */
 
 /** @param {AlarmKey} one */
 export const idOf = (one) => `${one.device} ${one.alarm_id}`;
+
+/**
+ * The lines with the one that was looked at last at its place, where it is no longer among them: what is looked at stays until one moves on.
+ * `gone`: none of its alarms is listed any more (somebody else has judged it), so there is nothing to judge.
+ * @param {Line[]} all
+ * @param {Line | null} looked
+ * @param {number} place
+ * @param {Alarm[]} alarms  those listed
+ * @returns {Line[]}
+ */
+export function withLooked(all, looked, place, alarms) {
+  if (!looked || all.some((line) => line.id === looked.id)) return all;
+  const listed = new Set(alarms.map(idOf));
+  const line = { ...looked, gone: !looked.keys.some((key) => listed.has(idOf(key))) };
+  return [...all.slice(0, place), line, ...all.slice(place)];
+}
 
 /**
  * Incidents first, as one line each; opened, their alarms follow them.
