@@ -45,6 +45,9 @@ MAX_MAIL = 50  # alarms in one message
 MARGIN_S = 5.0  # a claim lasts for one try and so much more
 
 
+_KEY = [tables.deliveries.c[name] for name in ("device", "outbox", "seq", "target")]
+
+
 class Due(NamedTuple):
     """A delivery that was claimed."""
 
@@ -97,7 +100,7 @@ class Deliver:
                 self._settle([(mine, answer)])
                 continue
             some = _together(mine) if target in routing.mailboxes else mine[:TAKE]
-            claimed = self._claim(some, now + _lease_s(routing, target))
+            claimed = self._claim(some, now, now + _lease_s(routing, target))
             if claimed:
                 self._at_work[target] = pool.submit(self._work, routing, target, claimed)
         if now >= self._count_at:
@@ -127,18 +130,19 @@ class Deliver:
                 for row in connection.execute(query)
             ]
 
-    def _claim(self, due: Sequence[Due], until: float) -> list[Due]:
+    def _claim(self, due: Sequence[Due], now: float, until: float) -> list[Due]:
         """Those that no other instance has taken meanwhile."""
         table = tables.deliveries
-        claimed = []
+        # One statement for all; a row that another instance has at hand is passed over, so that neither waits for the other.
+        free = (
+            sa.select(*_KEY)
+            .where(sa.tuple_(*_KEY).in_([_key(one) for one in due]), table.c.state == "waiting", table.c.next_s <= now)
+            .with_for_update(skip_locked=True)
+        )
+        change = sa.update(table).where(sa.tuple_(*_KEY).in_(free)).values(next_s=until, tries=table.c.tries + 1)
         with schema.write(self._engine) as connection:
-            for one in due:
-                change = sa.update(table).where(
-                    _row(one), table.c.state == "waiting", table.c.next_s == one.next_s, table.c.tries == one.tries
-                )
-                if connection.execute(change.values(next_s=until, tries=one.tries + 1)).rowcount == 1:
-                    claimed.append(one._replace(tries=one.tries + 1))
-        return claimed
+            claimed = {tuple(row) for row in connection.execute(change.returning(*_KEY))}
+        return [one._replace(tries=one.tries + 1) for one in due if _key(one) in claimed]
 
     def _work(self, routing: Routing, target: str, due: Sequence[Due]) -> None:
         hook = routing.webhooks.get(target)
@@ -150,7 +154,7 @@ class Deliver:
             while due and self._post_all(line, due) and time.monotonic() < end:
                 now = time.time()
                 due = self._due(now, tables.deliveries.c.target == target, TAKE)
-                due = self._claim(due, now + _lease_s(routing, target)) if due else []
+                due = self._claim(due, now, now + _lease_s(routing, target)) if due else []
 
     def _post_all(self, line: webhook.Line, due: Sequence[Due]) -> bool:
         """Try each; False: some were put back, and it is not the time for more."""
@@ -211,12 +215,17 @@ class Deliver:
     def _write_down(self, changes: Sequence[tuple[Due, dict[str, object]]]) -> None:
         """In one transaction, as often as it takes; a claim that is never settled is tried again."""
         backoff = Backoff(cap_s=2.0)
+        alike: dict[tuple[str, ...], list[dict[str, object]]] = {}  # columns -> rows: a statement for each
+        for one, values in changes:
+            row = {f"its_{column.name}": value for column, value in zip(_KEY, _key(one), strict=True)}
+            alike.setdefault(tuple(values), []).append(row | values)
+        mine = [column == sa.bindparam(f"its_{column.name}") for column in _KEY]
         while changes:
             try:
                 with schema.write(self._engine) as connection:
-                    for one, values in changes:
-                        mine = sa.and_(_row(one), tables.deliveries.c.state == "waiting")
-                        connection.execute(sa.update(tables.deliveries).where(mine).values(values))
+                    for names, rows in alike.items():
+                        change = sa.update(tables.deliveries).where(*mine, tables.deliveries.c.state == "waiting")
+                        connection.execute(change.values({name: sa.bindparam(name) for name in names}), rows)
                 return
             except StoreError as error:
                 _log.warning("%s; trying again", error)
@@ -239,9 +248,8 @@ def _mail(routing: Routing, target: str, due: Sequence[Due]) -> webhook.Answer:
     return mail.send(smtp, mail.compose(smtp, routing.mailboxes[target], alarms))
 
 
-def _row(one: Due) -> sa.ColumnElement[bool]:
-    table, (device, outbox, seq) = tables.deliveries, one.identity
-    return sa.and_(table.c.device == device, table.c.outbox == outbox, table.c.seq == seq, table.c.target == one.target)
+def _key(one: Due) -> tuple[str, str, int, str]:
+    return (*one.identity, one.target)
 
 
 def _together(due: Sequence[Due]) -> list[Due]:
