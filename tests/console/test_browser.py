@@ -124,15 +124,6 @@ def test_no_page_has_a_fault_that_axe_finds_dark_or_light(chromium: Browser, fle
         assert len(backgrounds) == 2, "the scheme was not taken"
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_phone_needs_no_scrolling_sideways(chromium: Browser, fleet: Fleet, path: str) -> None:
-    console, _, names = fleet
-    narrow = {"width": 360, "height": 740}
-    with page_of(chromium, console, path.format(names[0]), viewport=narrow, has_touch=True) as page:
-        there(page)
-        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-
-
 SMALL = """() => [...document.querySelectorAll("a[href], button, select, input, summary")]
     .filter((one) => !one.closest("p, .skip") && one.checkVisibility({ visibilityProperty: true }))
     .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
@@ -141,12 +132,16 @@ SMALL = """() => [...document.querySelectorAll("a[href], button, select, input, 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_a_finger_is_to_hit_is_large_enough(chromium: Browser, fleet: Fleet, path: str) -> None:
+def test_a_phone_needs_no_scrolling_sideways_and_what_a_finger_hits_is_large(
+    chromium: Browser, fleet: Fleet, path: str
+) -> None:
     """At least 24 x 24 CSS pixels, but for links in running text (WCAG 2.2, 2.5.8)."""
     console, _, names = fleet
     narrow = {"width": 360, "height": 740}
-    with page_of(chromium, console, path.format(names[0]), viewport=narrow, has_touch=True, is_mobile=True) as page:
+    with page_of(chromium, console, path.format(names[0]), viewport=narrow, has_touch=True) as page:
         there(page)
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        assert page.evaluate("matchMedia('(pointer: coarse)').matches")
         assert page.evaluate(SMALL) == []
 
 
