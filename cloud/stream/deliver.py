@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cloud.deliver")
 
 LOOK_S = 0.25
-TAKE = 50  # deliveries of a target claimed at once
+TAKE = 200  # deliveries of a target claimed at once; what is not tried in time is put back
 GO_ON_S = 5.0  # a worker claims more of its target for so long; then the rules are looked at again
-SETTLE_S = 0.25  # what was answered is written down at least so often, in one transaction
+SETTLE_S = 0.5  # what was answered is written down at least so often, in one transaction
 MOST_DUE = 1000
 MOST_TARGETS = 128  # at work at once
 MAX_MAIL = 50  # alarms in one message

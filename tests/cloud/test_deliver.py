@@ -333,10 +333,10 @@ def test_one_message_that_a_target_refuses_does_not_block_the_next(engine: Engin
 def test_two_instances_share_the_work_and_repeat_nothing(engine: Engine) -> None:
     hook = Hook()
     text = routing_of(ops=hook.port)
-    route(engine, text, *range(1, 101))
+    route(engine, text, *range(1, 601))
     with hooks(hook), delivering(engine, text), delivering(engine, text):
         wait_for(lambda: {state for state, _ in states(engine).values()} == {"delivered"}, 40, "all are delivered")
-    assert len(hook.ids) == len(set(hook.ids)) == 100
+    assert len(hook.ids) == len(set(hook.ids)) == 600
 
 
 class Mails:
