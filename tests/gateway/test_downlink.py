@@ -83,7 +83,8 @@ def test_killed_between_kafka_and_mqtt_it_loses_no_command(brokers, start, name)
     brokers.mqtt.pause()
     try:
         sent += [_command(brokers, name, n) for n in range(50, 300)]
-        assert poll(lambda: gateway.status()["commands"] >= 150, 20.0)  # a window's worth without an answer
+        # A window of 100 without an answer, and what had one: of the first 50 all, or none that the pause came before.
+        assert poll(lambda: gateway.status()["commands"] >= 100, 20.0)
         gateway.process.kill9()
     finally:
         brokers.mqtt.resume()
