@@ -106,13 +106,14 @@ def test_what_is_looked_at_keeps_its_place_when_it_leaves_the_list(page: Page) -
         "const ids = (all) => all.map((one) => [one.id, one.gone ?? null]);"
         "const incident = { id: 'i', alarms: [['d2', 'x'], ['d3', 'x']] };"
         "return [m.withLooked(line('d1', 'd2'), looked, 1, of('d1', 'd2')), m.withLooked(line('d1', 'd3'), looked, 1, of('d1', 'd3')),"
-        " m.withLooked(m.lines(of('d2', 'd3'), [incident], new Set()), looked, 0, of('d2', 'd3')), m.withLooked(line('d1'), null, 0, of('d1'))].map(ids);"
+        " m.withLooked(m.lines(of('d2', 'd3'), [incident], new Set()), looked, 0, of('d2', 'd3')), m.withLooked(line('d1'), null, 0, of('d1')), m.withLooked(line('d1'), looked, 1, null)].map(ids);"
     )
     assert run(page, "state/inbox.js", code) == [
         [["d1 x", None], ["d2 x", None]],  # still listed
         [["d1 x", None], ["d2 x", True], ["d3 x", None]],  # judged by another
         [["d2 x", False], ["i", None]],  # part of an incident by now: to be judged alone all the same
         [["d1 x", None]],
+        [["d1 x", None], ["d2 x", False]],  # ended, or pushed out by newer ones: it may need a verdict still
     ]
 
 

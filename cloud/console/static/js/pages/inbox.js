@@ -67,7 +67,9 @@ export function Inbox() {
   const place = useRef(0);
   const mine = useRef(""); // what was judged here may go
   const last = looked.current;
-  const all = withLooked(listed, last?.of === of && last.line.id === chosen && chosen !== mine.current ? last.line : null, place.current, list ?? []);
+  // Only a whole list of what needs a verdict tells that one needs none: of others, alarms leave because they end, or for newer ones.
+  const unjudged = wanted.show === "unjudged" && !more ? list : null;
+  const all = withLooked(listed, last?.of === of && last.line.id === chosen && chosen !== mine.current ? last.line : null, place.current, unjudged);
   const found = all.findIndex((one) => one.id === chosen);
   // What was judged here leaves the list; the choice stays at its place instead of jumping to the top.
   if (found >= 0) place.current = found;

@@ -10,17 +10,17 @@ export const idOf = (one) => `${one.device} ${one.alarm_id}`;
 
 /**
  * The lines with the one that was looked at last at its place, where it is no longer among them: what is looked at stays until one moves on.
- * `gone`: none of its alarms is listed any more (somebody else has judged it), so there is nothing to judge.
+ * `gone`: somebody else has judged all of it, so there is nothing to judge.
  * @param {Line[]} all
  * @param {Line | null} looked
  * @param {number} place
- * @param {Alarm[]} alarms  those listed
+ * @param {Alarm[] | null} unjudged  all that need a verdict; null: not all of them are known
  * @returns {Line[]}
  */
-export function withLooked(all, looked, place, alarms) {
+export function withLooked(all, looked, place, unjudged) {
   if (!looked || all.some((line) => line.id === looked.id)) return all;
-  const listed = new Set(alarms.map(idOf));
-  const line = { ...looked, gone: !looked.keys.some((key) => listed.has(idOf(key))) };
+  const listed = new Set((unjudged ?? []).map(idOf));
+  const line = { ...looked, gone: unjudged !== null && !looked.keys.some((key) => listed.has(idOf(key))) };
   return [...all.slice(0, place), line, ...all.slice(place)];
 }
 
